@@ -1,20 +1,38 @@
 //! TCP through the connection.
 
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr, pin::pin, sync::Arc};
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpListener,
+    sync::mpsc,
+    task::JoinSet,
+};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+use tpi_proto::{
+    agent_v1::{self as wire, ForwardResponse, forward_request, forward_response},
+    id::{RunId, TaskId},
+};
+use tpi_store::Store;
 
 use super::{
-    connect::{CallError, Connection},
+    connect::{CallError, ConnectError, Connection, connect},
     identity::UserIdentity,
 };
-use tpi_proto::id::{RunId, TaskId};
-use tpi_store::Store;
+
+const CHUNK: usize = 64 * 1024;
+/// Messages on their way to the agent.
+const IN_FLIGHT: usize = 8;
 
 /// Why one stream ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
+    /// There is no connection, and a new one cannot be made.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// The call: nothing listens there, or the connection broke.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -25,54 +43,184 @@ pub enum ForwardError {
         operation: &'static str,
         /// Cause.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
-/// Carries one stream to `host:port` as seen from the machine (empty host: 127.0.0.1), both ways, each closed on its own.
+/// Carries one stream to `host:port` as seen from the machine (empty host: 127.0.0.1), both ways, each closed on its
+/// own.
 ///
 /// # Errors
 /// See [`ForwardError`].
 pub async fn forward(
-    _connection: &Connection,
-    _host: &str,
-    _port: u16,
-    _local: impl AsyncRead + AsyncWrite + Send + 'static,
+    connection: &Connection,
+    host: &str,
+    port: u16,
+    local: impl AsyncRead + AsyncWrite + Send,
 ) -> Result<(), ForwardError> {
-    unimplemented!()
+    let (requests, outgoing) = mpsc::channel(IN_FLIGHT);
+    let open = wire::ForwardOpen { host: host.to_owned(), port: port.into() };
+    // The receiver is alive: it is the call's own, below.
+    let (Ok(()) | Err(_)) = requests.send(message(forward_request::Message::Open(open))).await;
+    let answers = connection
+        .client()
+        .forward(ReceiverStream::new(outgoing))
+        .await
+        .map_err(CallError::from_status)?
+        .into_inner();
+    let (read, write) = tokio::io::split(local);
+    let mut upwards = pin!(upwards(read, requests));
+    let mut downwards = pin!(downwards(answers, write));
+    let mut sending = true;
+    loop {
+        tokio::select! {
+            sent = &mut upwards, if sending => {
+                sending = false;
+                sent?;
+            }
+            // The agent ends the call when both directions are closed, or when it broke.
+            received = &mut downwards => return received,
+        }
+    }
+}
+
+fn message(message: forward_request::Message) -> wire::ForwardRequest {
+    wire::ForwardRequest { message: Some(message) }
+}
+
+async fn upwards(
+    mut read: impl AsyncRead + Unpin,
+    requests: mpsc::Sender<wire::ForwardRequest>,
+) -> Result<(), ForwardError> {
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(CHUNK);
+        let next = tokio::select! {
+            count = read.read_buf(&mut buffer) => match count {
+                Ok(0) => forward_request::Message::HalfClose(true),
+                Ok(_) => forward_request::Message::Data(Bytes::from(buffer.split())),
+                Err(source) => return Err(ForwardError::Local { operation: "reading the local stream", source }),
+            },
+            // The call is over; the other direction says how.
+            () = requests.closed() => return Ok(()),
+        };
+        let last = matches!(next, forward_request::Message::HalfClose(_));
+        if requests.send(message(next)).await.is_err() || last {
+            return Ok(());
+        }
+    }
+}
+
+async fn downwards(
+    mut answers: Streaming<ForwardResponse>,
+    mut write: impl AsyncWrite + Unpin,
+) -> Result<(), ForwardError> {
+    let local = |source| ForwardError::Local { operation: "writing the local stream", source };
+    while let Some(answer) = answers.message().await.map_err(CallError::from_status)? {
+        match answer.message {
+            Some(forward_response::Message::Data(data)) => {
+                write.write_all(&data).await.map_err(local)?;
+                write.flush().await.map_err(local)?;
+            }
+            Some(forward_response::Message::HalfClose(_)) => write.shutdown().await.map_err(local)?,
+            Some(forward_response::Message::Connected(_)) | None => {}
+        }
+    }
+    Ok(())
 }
 
 /// A local port whose connections are carried to the machine.
 #[derive(Debug)]
-pub struct Listener {}
+pub struct Listener {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// Where a listener's connections go.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The store of the task.
+    pub store: Store,
+    /// The task.
+    pub task: TaskId,
+    /// Whose machine.
+    pub run: RunId,
+    /// Ours; published by the caller.
+    pub identity: UserIdentity,
+    /// As seen from the machine; empty: 127.0.0.1.
+    pub host: String,
+    /// As seen from the machine.
+    pub port: u16,
+}
 
 impl Listener {
     /// Listens on `local` (port 0: any).
     ///
     /// # Errors
-    /// The address is taken.
-    pub async fn bind(_local: SocketAddr) -> std::io::Result<Self> {
-        unimplemented!()
+    /// The address is taken, or is not this computer's.
+    pub async fn bind(local: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(local).await?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address })
     }
 
     /// Where.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        unimplemented!()
+        self.address
     }
 
-    /// Serves until `stop`; dials again when the connection has broken. `failed` is told of each stream that failed.
+    /// Serves until `stop`, over `connection` and, when it has broken, a new one. `failed` is told of each stream that
+    /// failed.
     pub async fn serve(
         self,
-        _store: &Store,
-        _task: &TaskId,
-        _run: RunId,
-        _identity: &UserIdentity,
-        _host: &str,
-        _port: u16,
-        _stop: CancellationToken,
-        _failed: impl Fn(&(dyn std::error::Error + 'static)) + Send + Sync,
+        connection: Connection,
+        target: Target,
+        stop: CancellationToken,
+        failed: impl Fn(&ForwardError) + Send + Sync,
     ) {
-        unimplemented!()
+        let shared = Arc::new(tokio::sync::Mutex::new(connection));
+        let target = Arc::new(target);
+        let mut streams = JoinSet::new();
+        loop {
+            let taken = tokio::select! {
+                () = stop.cancelled() => break,
+                Some(ended) = streams.join_next() => {
+                    if let Ok(Err(error)) = ended {
+                        failed(&error);
+                    }
+                    continue;
+                }
+                taken = self.listener.accept() => taken,
+            };
+            match taken {
+                Ok((local, _)) => {
+                    // Interactive protocols suffer otherwise; where it cannot be set, so be it.
+                    let (Ok(()) | Err(_)) = local.set_nodelay(true);
+                    streams.spawn(carry(shared.clone(), target.clone(), local));
+                }
+                Err(source) => {
+                    failed(&ForwardError::Local { operation: "taking a connection", source });
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            }
+        }
+        streams.shutdown().await;
     }
+}
+
+async fn carry(
+    shared: Arc<tokio::sync::Mutex<Connection>>,
+    target: Arc<Target>,
+    local: tokio::net::TcpStream,
+) -> Result<(), ForwardError> {
+    let connection = {
+        let mut shared = shared.lock().await;
+        // Cheap on a living connection, and the only way to learn that it is one.
+        if shared.is_broken().await {
+            *shared = connect(&target.store, &target.task, target.run, &target.identity).await?;
+        }
+        shared.clone()
+    };
+    forward(&connection, &target.host, target.port, local).await
 }
