@@ -1,12 +1,12 @@
 //! TCP through the connection.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::TcpListener,
-    sync::mpsc,
+    net::{TcpListener, TcpStream},
+    sync::{Mutex, mpsc},
     task::JoinSet,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -30,9 +30,6 @@ const IN_FLIGHT: usize = 8;
 /// Why one stream ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
-    /// There is no connection, and a new one cannot be made.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
     /// The call: nothing listens there, or the connection broke.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -136,23 +133,6 @@ pub struct Listener {
     address: SocketAddr,
 }
 
-/// Where a listener's connections go.
-#[derive(Debug, Clone)]
-pub struct Target {
-    /// The store of the task.
-    pub store: Store,
-    /// The task.
-    pub task: TaskId,
-    /// Whose machine.
-    pub run: RunId,
-    /// Ours; published by the caller.
-    pub identity: UserIdentity,
-    /// As seen from the machine; empty: 127.0.0.1.
-    pub host: String,
-    /// As seen from the machine.
-    pub port: u16,
-}
-
 impl Listener {
     /// Listens on `local` (port 0: any).
     ///
@@ -170,24 +150,42 @@ impl Listener {
         self.address
     }
 
-    /// Serves until `stop`, over `connection` and, when it has broken, a new one. `failed` is told of each stream that
-    /// failed.
+    /// Serves until `stop`. Dials when the first connection comes, and again when the connection has broken.
+    /// `failed` is told of each stream that failed. The caller publishes `identity` first.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a plain part of the address that bytes are carried to"
+    )]
     pub async fn serve(
         self,
-        connection: Connection,
-        target: Target,
+        store: &Store,
+        task: &TaskId,
+        run: RunId,
+        identity: &UserIdentity,
+        host: &str,
+        port: u16,
         stop: CancellationToken,
-        failed: impl Fn(&ForwardError) + Send + Sync,
+        failed: impl Fn(&(dyn std::error::Error + 'static)) + Send + Sync,
     ) {
-        let shared = Arc::new(tokio::sync::Mutex::new(connection));
-        let target = Arc::new(target);
+        let target = Arc::new(Target {
+            store: store.clone(),
+            task: task.clone(),
+            run,
+            identity: identity.clone(),
+            host: host.to_owned(),
+            port,
+            connection: Mutex::new(None),
+        });
         let mut streams = JoinSet::new();
         loop {
             let taken = tokio::select! {
                 () = stop.cancelled() => break,
                 Some(ended) = streams.join_next() => {
-                    if let Ok(Err(error)) = ended {
-                        failed(&error);
+                    match ended {
+                        Ok(Ok(())) => {}
+                        Ok(Err(CarryError::Connect(error))) => failed(&error),
+                        Ok(Err(CarryError::Forward(error))) => failed(&error),
+                        Err(error) => failed(&error),
                     }
                     continue;
                 }
@@ -197,11 +195,12 @@ impl Listener {
                 Ok((local, _)) => {
                     // Interactive protocols suffer otherwise; where it cannot be set, so be it.
                     let (Ok(()) | Err(_)) = local.set_nodelay(true);
-                    streams.spawn(carry(shared.clone(), target.clone(), local));
+                    streams.spawn(carry(target.clone(), local));
                 }
-                Err(source) => {
-                    failed(&ForwardError::Local { operation: "taking a connection", source });
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                Err(error) => {
+                    failed(&error);
+                    // Out of descriptors, most likely: give others time to close some.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
         }
@@ -209,18 +208,38 @@ impl Listener {
     }
 }
 
-async fn carry(
-    shared: Arc<tokio::sync::Mutex<Connection>>,
-    target: Arc<Target>,
-    local: tokio::net::TcpStream,
-) -> Result<(), ForwardError> {
-    let connection = {
-        let mut shared = shared.lock().await;
-        // Cheap on a living connection, and the only way to learn that it is one.
-        if shared.is_broken().await {
-            *shared = connect(&target.store, &target.task, target.run, &target.identity).await?;
+/// Where a listener's connections go.
+struct Target {
+    store: Store,
+    task: TaskId,
+    run: RunId,
+    identity: UserIdentity,
+    host: String,
+    port: u16,
+    connection: Mutex<Option<Connection>>,
+}
+
+enum CarryError {
+    Connect(ConnectError),
+    Forward(ForwardError),
+}
+
+impl Target {
+    async fn connection(&self) -> Result<Connection, ConnectError> {
+        let mut held = self.connection.lock().await;
+        if let Some(connection) = &*held {
+            // Cheap on a living connection, and the only way to learn that it is one.
+            if !connection.is_broken().await {
+                return Ok(connection.clone());
+            }
         }
-        shared.clone()
-    };
-    forward(&connection, &target.host, target.port, local).await
+        let fresh = connect(&self.store, &self.task, self.run, &self.identity).await?;
+        *held = Some(fresh.clone());
+        Ok(fresh)
+    }
+}
+
+async fn carry(target: Arc<Target>, local: TcpStream) -> Result<(), CarryError> {
+    let connection = target.connection().await.map_err(CarryError::Connect)?;
+    forward(&connection, &target.host, target.port, local).await.map_err(CarryError::Forward)
 }

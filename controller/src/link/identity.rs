@@ -50,10 +50,7 @@ pub enum IdentityError {
     Certificate(#[from] CertError),
     /// A key or certificate could not be made.
     #[error("making a key and certificate")]
-    Make(#[source] rcgen::Error),
-    /// A new key does not fit its certificate.
-    #[error("making a key and certificate")]
-    Key(#[source] rustls::Error),
+    Key(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 struct Inner {
@@ -122,10 +119,10 @@ impl UserIdentity {
     }
 
     fn create(dir: &Path, now: Timestamp) -> Result<Self, IdentityError> {
-        let key = rcgen::KeyPair::generate().map_err(IdentityError::Make)?;
+        let key = rcgen::KeyPair::generate().map_err(|error| IdentityError::Key(error.into()))?;
         let cert = client_params(now - BACKDATED, now + VALID)
             .and_then(|params| params.self_signed(&key))
-            .map_err(IdentityError::Make)?;
+            .map_err(|error| IdentityError::Key(error.into()))?;
         let identity = Self::assemble(&key, cert.pem())?;
         replace(dir, "key.pem", key.serialize_pem().as_bytes())?;
         replace(dir, "cert.pem", identity.inner.pem.as_bytes())?;
@@ -138,7 +135,8 @@ impl UserIdentity {
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = rustls::crypto::ring::default_provider();
         // Also checks that key and certificate belong together.
-        let certified = CertifiedKey::from_der(chain, der, &provider).map_err(IdentityError::Key)?;
+        let certified = CertifiedKey::from_der(chain, der, &provider)
+            .map_err(|error| IdentityError::Key(error.into()))?;
         Ok(Self { inner: Arc::new(Inner { fingerprint: cert.fingerprint(), pem, key: Arc::new(certified) }) })
     }
 
