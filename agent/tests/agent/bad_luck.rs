@@ -239,7 +239,7 @@ async fn a_full_disk_slows_the_script_and_loses_nothing() -> Result<()> {
     std::fs::create_dir_all(&spool)?;
     // Room for less than the script prints; the mount ends with the test's own mount namespace.
     let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=18m", "tmpfs"])
+        .args(["-t", "tmpfs", "-o", "size=5m", "tmpfs"])
         .arg(&spool)
         .output()?;
     if !mounted.status.success() {
@@ -254,6 +254,7 @@ async fn a_full_disk_slows_the_script_and_loses_nothing() -> Result<()> {
     let status = task.finished(SlotIndex(0)).await?;
     assert_eq!(outcome(&status), Outcome::Exited { code: 0 });
     agent.ended().await?;
+    assert!(agent.log().contains("cannot be written to the machine's disk"), "{}", agent.log());
     let wanted: String = (1..=3_000_000).map(|n| format!("{n}\n")).collect();
     assert!(text(&task.log(status.run()).await?) == wanted);
     Ok(())
