@@ -108,20 +108,21 @@ async fn a_script_that_closes_its_output_goes_on() -> Result<()> {
 
 #[tokio::test]
 async fn what_a_script_leaves_behind_is_ended_wherever_it_went() -> Result<()> {
-    let task = Task::new(script(
+    // The one that clears its environment can only be told by what it runs: something nobody else does.
+    let unique = 100_000 + u64::from(std::process::id());
+    let text = format!(
         "#!/bin/sh\n(trap '' TERM HUP; sleep 1000) &\nsetsid sleep 1001 >/dev/null 2>&1 &\n\
-         setsid env -i /bin/sleep 1002 >/dev/null 2>&1 &\nsleep 0.3; echo started\n",
-    ))
-    .await?;
+         setsid env -i /bin/sleep {unique} >/dev/null 2>&1 &\nsleep 0.3; echo started\n"
+    );
+    let task = Task::new(script(&text)).await?;
     let mut agent = task.start("m1")?;
     let status = task.finished(SlotIndex(0)).await?;
     assert_eq!(outcome(&status), Outcome::Exited { code: 0 });
     agent.ended().await?;
     assert_eq!(agent.marked(), [0; 0]);
-    // The one that cleared its environment can only be told by what it runs.
     let cleared = std::fs::read_dir("/proc")?
         .filter_map(|e| std::fs::read(e.ok()?.path().join("cmdline")).ok())
-        .any(|c| c == b"/bin/sleep\x001002\0");
+        .any(|c| c == format!("/bin/sleep\0{unique}\0").as_bytes());
     assert!(!cleared);
     Ok(())
 }
