@@ -122,9 +122,9 @@ impl Cursor {
             let records = match self.reader.spool.locate(self.offset) {
                 Place::File { file, position, len } => {
                     self.stored = None;
-                    self.from_spool(file, position, len).await?
+                    self.spooled(file, position, len).await?
                 }
-                Place::Store { spool_from } => self.from_store(spool_from).await?,
+                Place::Store { spool_from } => self.stored_part(spool_from).await?,
                 // Between dropping a file and finding the next nothing can be missing: look again.
                 Place::End => Vec::new(),
             };
@@ -135,12 +135,7 @@ impl Cursor {
         }
     }
 
-    async fn from_spool(
-        &mut self,
-        file: Arc<File>,
-        position: u64,
-        len: u64,
-    ) -> Result<Vec<Record>, ReadError> {
+    async fn spooled(&mut self, file: Arc<File>, position: u64, len: u64) -> Result<Vec<Record>, ReadError> {
         let position = match &self.place {
             Some((old, at)) if Arc::ptr_eq(old, &file) && *at >= position => *at,
             Some(_) | None => position,
@@ -156,7 +151,7 @@ impl Cursor {
         Ok(records.into_iter().filter_map(|r| cut(r, from)).collect())
     }
 
-    async fn from_store(&mut self, spool_from: u64) -> Result<Vec<Record>, ReadError> {
+    async fn stored_part(&mut self, spool_from: u64) -> Result<Vec<Record>, ReadError> {
         let Reader { store, task, run, .. } = &self.reader;
         let offset = self.offset;
         let (opened_at, stream) = self
