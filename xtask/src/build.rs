@@ -3,9 +3,8 @@
 //! They have a target folder of their own: the static flag is in `RUSTFLAGS`, and a target folder whose
 //! `RUSTFLAGS` change is built anew each time. Only the features named here are built, so no cloud's SDK is.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -40,8 +39,7 @@ pub(crate) fn binaries(root: &Path, profile: Profile) -> Result<Binaries> {
     let target = host_target(root)?;
     let folder = root.join("target/static");
     let started = Instant::now();
-    let status = Command::new(cargo())
-        .current_dir(root)
+    let status = cargo(root)
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("CARGO_TARGET_DIR")
@@ -63,9 +61,21 @@ pub(crate) fn binaries(root: &Path, profile: Profile) -> Result<Binaries> {
     })
 }
 
-/// The cargo that runs us, so that a toolchain chosen with `cargo +…` stays chosen.
-pub(crate) fn cargo() -> OsString {
-    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+/// The cargo that runs us, so that a toolchain chosen with `cargo +…` stays chosen; without what it told us
+/// about our own package, which build scripts would take for a reason to run again.
+pub(crate) fn cargo(root: &Path) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let told = name.to_string_lossy();
+        if told.starts_with("CARGO_PKG_")
+            || told.starts_with("CARGO_MANIFEST_")
+            || told.starts_with("CARGO_BIN_")
+        {
+            command.env_remove(&name);
+        }
+    }
+    command.current_dir(root).stdin(Stdio::null());
+    command
 }
 
 fn host_target(root: &Path) -> Result<String> {

@@ -21,17 +21,8 @@ pub(crate) struct Options {
 /// Without the feature this starts the same command again with it.
 #[cfg(not(any(test, feature = "codegen")))]
 pub(crate) fn run(root: &Path, options: &Options) -> Result<()> {
-    let mut command = std::process::Command::new(crate::build::cargo());
-    command.current_dir(root).args([
-        "run",
-        "--quiet",
-        "--package",
-        "xtask",
-        "--features",
-        "codegen",
-        "--",
-        "codegen",
-    ]);
+    let mut command = crate::build::cargo(root);
+    command.args(["run", "--quiet", "--package", "xtask", "--features", "codegen", "--", "codegen"]);
     if options.check {
         command.arg("--check");
     }

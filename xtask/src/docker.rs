@@ -23,7 +23,7 @@ pub(crate) struct Engine {
     client: PathBuf,
     /// The image is ours to remove from an engine that is not ours.
     made_image: bool,
-    /// Dropped in this order: first the server ends, then its folder goes.
+    /// The folder goes after the server that uses it.
     own: Option<(Server, TempDir)>,
 }
 
@@ -36,9 +36,16 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        if self.own.is_none() && self.made_image {
-            drop(quietly(self.client().args(["image", "rm", IMAGE])));
-        }
+        let Some((server, place)) = self.own.take() else {
+            if self.made_image {
+                drop(quietly(self.client().args(["image", "rm", IMAGE])));
+            }
+            return;
+        };
+        drop(server);
+        // The engine leaves its own network namespace mounted.
+        drop(quietly(Command::new("umount").arg(place.path().join("run/netns/default"))));
+        drop(place);
     }
 }
 

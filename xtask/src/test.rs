@@ -230,8 +230,8 @@ fn check(
 }
 
 fn cargo(root: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(build::cargo());
-    command.current_dir(root).stdin(Stdio::null()).args(arguments);
+    let mut command = build::cargo(root);
+    command.args(arguments);
     command
 }
 
