@@ -188,7 +188,7 @@ fn dependencies(root: &Path, interrupt: &Interrupt, summary: &mut Summary) -> Re
         return Ok(());
     }
     let fix = "deny.toml says why each is refused";
-    let offline = cargo(root, &["deny", "check", "bans", "licenses", "sources"]);
+    let offline = cargo(root, &["deny", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"]);
     check(summary, interrupt, "cargo deny", fix, offline)?;
     match process::quietly(&mut cargo(root, &["deny", "fetch", "db"])) {
         Ok(_) => {

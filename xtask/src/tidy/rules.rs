@@ -274,7 +274,7 @@ pub(super) fn hooks(sources: &[Source], findings: &mut Vec<Finding>) {
         let inside = format!("{package}/src/");
         let uses = |source: &&Source| {
             let shows = |(at, line): (usize, &String)| {
-                !source.is_test(at) && !line.trim_start().starts_with("//") && line.contains("\"__TPI_TEST_")
+                !source.is_test(at) && !line.trim_start().starts_with("//") && reads_hook(line)
             };
             source.name.starts_with(&inside) && source.lines.iter().enumerate().any(shows)
         };
@@ -288,6 +288,12 @@ pub(super) fn hooks(sources: &[Source], findings: &mut Vec<Finding>) {
             }));
         }
     }
+}
+
+/// A whole name; the bare prefix only says which variables are handed on.
+fn reads_hook(line: &str) -> bool {
+    let mut hooks = line.split("\"__TPI_TEST_").skip(1);
+    hooks.any(|rest| rest.starts_with(|c: char| c.is_ascii_uppercase()))
 }
 
 /// What `deny.toml` bans may not be in the lock file either. This needs no cargo-deny.

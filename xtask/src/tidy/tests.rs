@@ -154,6 +154,8 @@ fn no_file_knows_somebodys_computer() {
 fn test_switches_are_read_in_one_place() {
     let line = "fn f() { std::env::var_os(\"__TPI_TEST_STOP_AT\"); }";
     allowed("agent/src/testing.rs", line);
+    let prefix = "fn f(name: &str) -> bool { name.starts_with(\"__TPI_TEST_\") }";
+    assert!(found(&[("agent/src/a.rs", line), ("agent/src/z.rs", prefix)]).is_empty());
     let both = [("agent/src/a.rs", line), ("agent/src/b.rs", line), ("controller/src/c.rs", line)];
     assert_eq!(found(&both), ["agent/src/b.rs:0"]);
 }
