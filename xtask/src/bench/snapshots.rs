@@ -83,6 +83,8 @@ fn rclone(bench: &mut Bench<'_>, what: &str, data: &Path, folder: &Path, place: 
         let (there, back) = (folder.join("peer-rclone"), fresh(&folder.join("peer-back"))?);
         let copy = |from: &Path, to: &Path| {
             let mut command = Command::new(&program);
+            // A bundle named for other AWS tools keeps rclone from starting.
+            command.env_remove("AWS_CA_BUNDLE").env("AWS_CONFIG_FILE", "/dev/null");
             command.env("RCLONE_CONFIG", "/dev/null").args(["copy", "--transfers", "16", "--checkers", "16"]);
             command
                 .envs(credentials(endpoint))
