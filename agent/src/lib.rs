@@ -11,6 +11,7 @@ mod container;
 mod environment;
 mod exec;
 mod fault;
+pub mod identity;
 mod journal;
 pub mod logs;
 mod preemption;
@@ -20,6 +21,7 @@ mod save;
 mod slots;
 pub mod supervisor;
 pub mod telemetry;
+pub mod tls;
 
 use tpi_proto::machine::MachineConfig;
 
