@@ -4,10 +4,12 @@
 //! * [`task`]: the domain, pure: what state a task is in and what has to be done next.
 //! * [`engine`]: carries that out: submit, status, stop, pull, destroy. Each can be interrupted anywhere and run again.
 //! * [`cloud`]: places that have machines, behind one trait.
+//! * [`link`]: reaches the agents.
 //! * [`home`]: what is kept on this computer.
 
 pub mod cloud;
 pub mod engine;
 pub mod home;
+pub mod link;
 pub mod spec;
 pub mod task;
