@@ -13,9 +13,18 @@ use std::{
 use serde::Serialize;
 use tpi_proto::{
     id::TaskId,
-    spec::{CloudName, TaskSpec},
+    spec::{CloudName, StorageSpec, TaskSpec},
 };
-use tpi_store::record::Environment;
+use tpi_store::record::{Environment, RECORD_VERSION};
+
+mod files;
+mod identity;
+mod numbers;
+pub mod place;
+mod variables;
+
+#[cfg(test)]
+mod tests;
 
 /// What to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,16 +226,153 @@ pub struct SpecErrors(pub Vec<SpecError>);
 
 impl fmt::Display for SpecErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} errors", self.0.len())
+        for (n, error) in self.0.iter().enumerate() {
+            if n > 0 {
+                f.write_str("\n")?;
+            }
+            error.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for SpecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            Some(value) => write!(f, "{} {value:?}: {}", self.field, self.cause),
+            None => write!(f, "{}: {}", self.field, self.cause),
+        }
     }
 }
 
 impl std::error::Error for SpecErrors {}
 
+/// Collects mistakes and remarks while a request is checked.
+#[derive(Debug, Default)]
+struct Findings {
+    errors: Vec<SpecError>,
+    warnings: Vec<String>,
+}
+
+impl Findings {
+    fn error(
+        &mut self,
+        field: Field,
+        value: Option<&str>,
+        cause: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        self.errors.push(SpecError {
+            field,
+            value: value.map(str::to_owned),
+            cause: cause.into(),
+            hint: hint.into(),
+        });
+    }
+
+    fn warn(&mut self, warning: impl Into<String>) {
+        self.warnings.push(warning.into());
+    }
+}
+
 /// Checks everything.
 ///
 /// # Errors
 /// All mistakes at once.
-pub fn check(_request: &Request, _around: &Surroundings) -> Result<Checked, SpecErrors> {
-    unimplemented!()
+pub fn check(request: &Request, around: &Surroundings) -> Result<Checked, SpecErrors> {
+    // A new field does not compile until it is checked here.
+    let Request {
+        name,
+        cloud,
+        region,
+        machine,
+        image,
+        disk_size,
+        spot,
+        parallelism,
+        permission_set,
+        tags,
+        environment,
+        timeout,
+        grace,
+        script,
+        workdir,
+        output,
+        exclude,
+        gitignore,
+        container,
+        ingress,
+        storage_container,
+    } = request;
+    let mut found = Findings::default();
+
+    let cloud = place::cloud(cloud.as_deref(), &around.clouds, &mut found);
+    let region = place::region(region.as_deref(), cloud, &mut found);
+    let machine = place::machine(machine.as_deref(), cloud, around.local_gpu, &mut found);
+    let image = place::image(image.as_deref(), cloud, &mut found);
+    let disk_size = numbers::disk_size(disk_size.as_deref(), cloud, &mut found);
+    let spot = numbers::spot(spot.as_deref(), cloud, &mut found);
+    let parallelism = numbers::parallelism(parallelism.as_deref(), cloud, &mut found);
+    let permission_set = place::permission_set(permission_set.as_deref(), cloud, &mut found);
+    let tags = numbers::tags(tags, &mut found);
+    let variables = variables::check(environment, &around.environment, &mut found);
+    let timeout_seconds = numbers::timeout(timeout.as_deref(), &mut found);
+    let grace_seconds = numbers::grace(grace.as_deref(), timeout_seconds, &mut found);
+    let text = files::script(script.as_ref(), &around.current_dir, &mut found);
+    let workdir = files::workdir(workdir.as_deref(), &around.current_dir, &mut found);
+    let output = files::output(output.as_deref(), workdir.as_deref(), request.workdir.is_some(), &mut found);
+    let exclude = files::exclude(exclude, *gitignore, &mut found);
+    let container = place::container(container.as_deref(), &mut found);
+    let ingress = place::ingress(ingress, cloud, &mut found);
+    let storage_container = place::storage_container(storage_container.as_deref(), cloud, &mut found);
+    let identified = identity::identify(
+        name.as_deref(),
+        workdir.as_deref(),
+        script.as_ref(),
+        &around.environment,
+        &mut found,
+    );
+
+    let Findings { mut errors, warnings } = found;
+    errors.sort_by_key(|e| e.field);
+    let errors = SpecErrors(errors);
+    if !errors.0.is_empty() {
+        return Err(errors);
+    }
+    let (Some((id, name)), Some(cloud), Some(spot), Some(parallelism), Some(script)) =
+        (identified, cloud, spot, parallelism, text)
+    else {
+        // Each of them is absent only after an error was recorded.
+        return Err(errors);
+    };
+    Ok(Checked {
+        id,
+        spec: TaskSpec {
+            name,
+            cloud,
+            region,
+            machine,
+            image,
+            disk_size,
+            spot,
+            parallelism,
+            permission_set,
+            tags,
+            environment: variables.keys().cloned().collect(),
+            timeout_seconds,
+            grace_seconds,
+            script,
+            container,
+            ingress,
+            storage: StorageSpec {
+                workdir: workdir.map(|p| p.to_string_lossy().into_owned()),
+                output,
+                exclude,
+                gitignore: *gitignore,
+                container: storage_container,
+            },
+        },
+        environment: Environment { version: RECORD_VERSION, variables },
+        warnings,
+    })
 }

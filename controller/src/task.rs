@@ -12,6 +12,12 @@
 use serde::{Deserialize, Serialize};
 use tpi_proto::{id::SlotIndex, state::Outcome};
 
+mod plan;
+mod state;
+
+pub use plan::{Action, Done, next_action};
+pub use state::{derive, outcome};
+
 /// State of a whole task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
@@ -32,7 +38,7 @@ pub enum TaskState {
         /// How.
         outcome: TaskOutcome,
     },
-    /// Nothing is left but the record.
+    /// Nothing is left.
     Destroyed,
     /// There is no record, and there are machines: only destroying makes sense.
     Orphaned,
@@ -65,9 +71,44 @@ pub enum TaskOutcome {
         /// How many slots did not succeed.
         failed: u32,
     },
+    /// Somebody asked for the end before every slot had begun.
+    Stopped {
+        /// How many never began, or never reported their end.
+        unfinished: u32,
+    },
     /// Time was up before every slot had ended.
     TimedOut {
         /// How many had not ended.
         unfinished: u32,
     },
+}
+
+impl TaskState {
+    /// Whether nothing will change any more unless somebody acts.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Finished { .. } | Self::Destroyed => true,
+            Self::Declared | Self::Provisioning | Self::Running | Self::Stopping { .. } | Self::Orphaned => {
+                false
+            }
+        }
+    }
+}
+
+/// What the cloud has of a task, as far as it matters for what to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Machines {
+    /// Whether something exists that could start machines.
+    pub group: bool,
+    /// Machines that have not ended.
+    pub alive: u32,
+}
+
+impl Machines {
+    /// Whether nothing runs and nothing can start.
+    #[must_use]
+    pub fn gone(self) -> bool {
+        !self.group && self.alive == 0
+    }
 }

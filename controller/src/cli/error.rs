@@ -1,5 +1,5 @@
 //! What goes wrong, as people and programs are told: what was being done to what, the cause, and what to do
-//! next. The one place that maps the errors of every layer to exit codes and hints.
+//! next. `mapping` is the one place that gives the errors of every layer their exit codes and hints.
 
 use std::{error::Error, fmt::Write as _, io};
 
@@ -7,6 +7,8 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 use super::{exit::Exit, ui::Envelope};
+
+mod mapping;
 
 /// The end of a command that did not succeed.
 #[derive(Debug)]
@@ -62,6 +64,12 @@ impl Problem {
         Self { message: message.into(), causes: Vec::new(), hint: None }
     }
 
+    /// Message and causes in one line, for warnings.
+    #[must_use]
+    pub fn one_line(&self) -> String {
+        std::iter::once(&self.message).chain(&self.causes).map(String::as_str).collect::<Vec<_>>().join(": ")
+    }
+
     /// With what to do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -100,8 +108,11 @@ impl CliError {
     /// A file of the user's that cannot be read or written.
     #[must_use]
     pub fn file(doing: &str, path: &std::path::Path, error: &io::Error) -> Self {
-        let problem =
-            Problem { message: format!("{doing} {}", path.display()), causes: vec![error.to_string()], hint: None };
+        let problem = Problem {
+            message: format!("{doing} {}", path.display()),
+            causes: vec![error.to_string()],
+            hint: None,
+        };
         Self::new(Exit::Request, problem)
     }
 
@@ -115,6 +126,30 @@ impl CliError {
             }
         }
         self
+    }
+
+    /// With the program in hints called as it was called this time: a hint is there to be copied.
+    #[must_use]
+    pub fn with_program(mut self, program: &str, called: &str) -> Self {
+        if let Self::Report(report) = &mut self
+            && program != called
+        {
+            let (from, to) = (format!("`{program} "), format!("`{called} "));
+            let problems = report.errors.iter_mut().filter_map(|problem| problem.hint.as_mut());
+            for hint in report.hints.iter_mut().chain(problems) {
+                *hint = hint.replace(&from, &to);
+            }
+        }
+        self
+    }
+
+    /// Whether one of the hints says so much.
+    #[must_use]
+    pub fn hints_at(&self, text: &str) -> bool {
+        match self {
+            Self::BrokenPipe => false,
+            Self::Report(report) => report.hints.iter().any(|hint| hint.contains(text)),
+        }
     }
 
     /// How the program ends.
@@ -233,7 +268,10 @@ mod tests {
     fn all_problems_are_shown_at_once() {
         let error = CliError::several(
             Exit::Request,
-            vec![Problem::text("timeout: 0 seconds").hint("leave it out for a day"), Problem::text("no script")],
+            vec![
+                Problem::text("timeout: 0 seconds").hint("leave it out for a day"),
+                Problem::text("no script"),
+            ],
         );
         insta::assert_snapshot!(plain(&error), @r"
         error: timeout: 0 seconds

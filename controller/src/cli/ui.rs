@@ -64,10 +64,12 @@ pub struct Ui {
     live: bool,
 }
 
-/// Every printed JSON document begins with its version and says what it is.
+/// Every printed JSON document says its version and what it is.
 #[derive(Debug, Serialize)]
 pub struct Envelope<'a, T> {
-    version: u32,
+    /// Absent where the body brings its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u32>,
     kind: &'a str,
     #[serde(flatten)]
     body: T,
@@ -76,7 +78,12 @@ pub struct Envelope<'a, T> {
 impl<'a, T: Serialize> Envelope<'a, T> {
     /// A document of a kind.
     pub fn new(kind: &'a str, body: T) -> Self {
-        Self { version: JSON_VERSION, kind, body }
+        Self { version: Some(JSON_VERSION), kind, body }
+    }
+
+    /// A document whose body has a `version` of its own.
+    pub fn report(kind: &'a str, body: T) -> Self {
+        Self { version: None, kind, body }
     }
 
     /// One line.
@@ -84,7 +91,8 @@ impl<'a, T: Serialize> Envelope<'a, T> {
     /// # Errors
     /// When the body cannot be written as JSON.
     pub fn line(&self) -> Result<Vec<u8>, CliError> {
-        let mut line = serde_json::to_vec(self).map_err(|error| CliError::internal("writing JSON", &error))?;
+        let mut line =
+            serde_json::to_vec(self).map_err(|error| CliError::internal("writing JSON", &error))?;
         line.push(b'\n');
         Ok(line)
     }
@@ -202,8 +210,8 @@ impl Ui {
     ///
     /// # Errors
     /// When stdout cannot be written.
-    pub fn json<T: Serialize>(&self, kind: &str, body: T) -> Result<(), CliError> {
-        self.data(&Envelope::new(kind, body).line()?)
+    pub fn json<T: Serialize>(&self, document: &Envelope<'_, T>) -> Result<(), CliError> {
+        self.data(&document.line()?)
     }
 
     /// Data on stdout.

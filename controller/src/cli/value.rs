@@ -84,32 +84,6 @@ pub fn since(text: &str) -> Result<Since, String> {
     })
 }
 
-/// `KEY=VALUE`; the value may be empty and may contain `=`.
-///
-/// # Errors
-/// A text that says what is accepted.
-pub fn pair(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err(format!("{text:?} is not KEY=VALUE")),
-    }
-}
-
-/// `KEY=VALUE`, or `KEY` alone for the caller's own value (`KEY` may then contain `*`).
-///
-/// # Errors
-/// A text that says what is accepted.
-pub fn variable(text: &str) -> Result<(String, Option<String>), String> {
-    let (key, value) = match text.split_once('=') {
-        Some((key, value)) => (key, Some(value.to_owned())),
-        None => (text, None),
-    };
-    if key.is_empty() {
-        return Err("the name of the variable is missing: write KEY=VALUE, or KEY alone".to_owned());
-    }
-    Ok((key.to_owned(), value))
-}
-
 /// Two ends of a forwarded connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forwarding {
@@ -126,7 +100,9 @@ pub struct Forwarding {
 /// # Errors
 /// A text that says what is accepted.
 pub fn forwarding(text: &str) -> Result<Forwarding, String> {
-    let wrong = || format!("{text:?} is not LOCAL:REMOTE or LOCAL:HOST:REMOTE (ports from 1 to 65535; LOCAL may be 0)");
+    let wrong = || {
+        format!("{text:?} is not LOCAL:REMOTE or LOCAL:HOST:REMOTE (ports from 1 to 65535; LOCAL may be 0)")
+    };
     let remote = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0).ok_or_else(wrong);
     let Some((local, rest)) = text.split_once(':') else {
         let port = remote(text)?;
@@ -171,16 +147,6 @@ mod tests {
     }
 
     #[test]
-    fn pairs_and_variables() {
-        assert_eq!(pair("a=b=c"), Ok(("a".into(), "b=c".into())));
-        assert!(pair("a").is_err());
-        assert!(pair("=b").is_err());
-        assert_eq!(variable("A="), Ok(("A".into(), Some(String::new()))));
-        assert_eq!(variable("GITHUB_*"), Ok(("GITHUB_*".into(), None)));
-        assert!(variable("=x").is_err());
-    }
-
-    #[test]
     fn forwardings() {
         let of = |local, host: Option<&str>, port| Forwarding { local, host: host.map(Into::into), port };
         assert_eq!(forwarding("6006"), Ok(of(6006, None, 6006)));
@@ -195,7 +161,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_text_panics(text: String) {
-            drop((seconds(&text), since(&text), pair(&text), variable(&text), forwarding(&text)));
+            drop((seconds(&text), since(&text), forwarding(&text)));
         }
     }
 }
