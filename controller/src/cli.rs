@@ -97,6 +97,17 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Task(TaskCommand),
+    Completions(completions::Args),
+    Man(man::Args),
+    #[cfg(feature = "local")]
+    LocalGroup(local_group::Args),
+}
+
+/// Commands about tasks.
+#[derive(Debug, Subcommand)]
+enum TaskCommand {
     Submit(Box<submit::Args>),
     Attach(attach::Args),
     Logs(logs::Args),
@@ -107,10 +118,6 @@ enum Command {
     Destroy(destroy::Args),
     Shell(shell::Args),
     Forward(forward::Args),
-    Completions(completions::Args),
-    Man(man::Args),
-    #[cfg(feature = "local")]
-    LocalGroup(local_group::Args),
 }
 
 /// The whole command line, for help, completions and manual pages.
@@ -262,26 +269,26 @@ fn glance(arguments: &[OsString]) -> Manner {
 
 fn run(cli: Cli, ui: &Ui) -> Result<Exit, CliError> {
     let Cli { global, command } = cli;
-    // These two need nothing of this computer.
-    match command {
-        Command::Completions(args) => return completions::run(ui, &args),
-        Command::Man(args) => return man::run(ui, &args),
-        command => {
-            let runtime = tokio::runtime::Runtime::new()
-                .map_err(|error| CliError::internal("starting worker threads", &error))?;
-            let result = runtime.block_on(dispatch(global, command, ui));
-            // A blocking read of stdin or a slow disk must not hold the program up at its end.
-            runtime.shutdown_background();
-            result
-        }
-    }
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|error| CliError::internal("starting worker threads", &error))?;
+    let result = runtime.block_on(dispatch(global, command, ui));
+    // A blocking read of stdin or a slow disk must not hold the program up at its end.
+    runtime.shutdown_background();
+    result
 }
 
 async fn dispatch(global: Global, command: Command, ui: &Ui) -> Result<Exit, CliError> {
-    #[cfg(feature = "local")]
-    if let Command::LocalGroup(args) = command {
-        return local_group::run(args).await;
+    // These need nothing of this computer, or care for their signals themselves.
+    match command {
+        Command::Completions(args) => completions::run(ui, &args),
+        Command::Man(args) => man::run(ui, &args),
+        #[cfg(feature = "local")]
+        Command::LocalGroup(args) => local_group::run(args).await,
+        Command::Task(command) => on_task(global, command, ui).await,
     }
+}
+
+async fn on_task(global: Global, command: TaskCommand, ui: &Ui) -> Result<Exit, CliError> {
     let home = Home::locate(global.state_dir.as_deref())?;
     let clouds = Registry::built_in(&home);
     let me = called_as(&global);
@@ -291,20 +298,16 @@ async fn dispatch(global: Global, command: Command, ui: &Ui) -> Result<Exit, Cli
         Interrupt::install(ui).map_err(|error| CliError::internal("installing signal handlers", &error))?;
     let context = Context { ui: ui.clone(), home, engine, interrupt, me };
     let result = match command {
-        Command::Submit(args) => submit::run(&context, *args).await,
-        Command::Attach(args) => attach::run(&context, args).await,
-        Command::Logs(args) => logs::run(&context, args).await,
-        Command::Status(args) => status::run(&context, args).await,
-        Command::List(args) => list::run(&context, args).await,
-        Command::Stop(args) => stop::run(&context, args).await,
-        Command::Pull(args) => pull::run(&context, args).await,
-        Command::Destroy(args) => destroy::run(&context, args).await,
-        Command::Shell(args) => shell::run(&context, args).await,
-        Command::Forward(args) => forward::run(&context, args).await,
-        Command::Completions(args) => completions::run(ui, &args),
-        Command::Man(args) => man::run(ui, &args),
-        #[cfg(feature = "local")]
-        Command::LocalGroup(args) => local_group::run(args).await,
+        TaskCommand::Submit(args) => submit::run(&context, *args).await,
+        TaskCommand::Attach(args) => attach::run(&context, args).await,
+        TaskCommand::Logs(args) => logs::run(&context, args).await,
+        TaskCommand::Status(args) => status::run(&context, args).await,
+        TaskCommand::List(args) => list::run(&context, args).await,
+        TaskCommand::Stop(args) => stop::run(&context, args).await,
+        TaskCommand::Pull(args) => pull::run(&context, args).await,
+        TaskCommand::Destroy(args) => destroy::run(&context, args).await,
+        TaskCommand::Shell(args) => shell::run(&context, args).await,
+        TaskCommand::Forward(args) => forward::run(&context, args).await,
     };
     result.map_err(|error| error.with_program(PROGRAM, &context.me))
 }

@@ -31,7 +31,7 @@ impl<'a> MakeWriter<'a> for Above {
 
 /// `TPI_LOG` in the syntax of `tracing`'s filters, else `-v` (once: what happens; twice: how; three times: everything).
 /// A process that has a log already keeps it.
-pub fn log(ui: &Ui, verbosity: u8) {
+pub(super) fn log(ui: &Ui, verbosity: u8) {
     let by_flag = match verbosity {
         0 => "error",
         1 => "warn,tpi_controller=info,tpi_store=info",
@@ -58,17 +58,17 @@ pub fn log(ui: &Ui, verbosity: u8) {
 }
 
 /// Says, before the usual words on where it broke, what that means for tasks.
-pub fn explain_panics() {
+pub(super) fn explain_panics() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         // There is nobody to tell when stderr cannot be written.
-        let _ = writeln!(
+        drop(writeln!(
             io::stderr(),
             "error: tpi-controller broke; this is a defect, please report it with the lines below\n\
              hint: tasks that run go on and end by their deadline: `tpi-controller list` shows them, \
              `tpi-controller destroy TASK` removes one\n\
              hint: the command can be run again: it goes on where it was cut off"
-        );
+        ));
         usual(info);
         if cfg!(panic = "abort") {
             std::process::exit(i32::from(super::exit::Exit::Internal.code()));

@@ -33,7 +33,7 @@ pub fn bytes(number: u64) -> String {
     // Tenths of the unit, in integers, so that 999,950 does not become "1000.0 kB".
     let mut tenths = u128::from(number) * 10;
     for (index, unit) in UNITS.iter().enumerate() {
-        tenths = if index == 0 { (tenths + 500) / 1000 } else { (tenths + 500) / 1000 };
+        tenths = (tenths + 500) / 1000;
         let last = index + 1 == UNITS.len();
         if tenths < 100 {
             return format!("{}.{} {unit}", tenths / 10, tenths % 10);

@@ -12,7 +12,7 @@ use super::{exit::Exit, ui::Ui};
 
 /// Listens from its making to its end.
 #[derive(Debug)]
-pub struct Interrupt {
+pub(super) struct Interrupt {
     token: CancellationToken,
     /// Aborted when dropped.
     _listener: JoinSet<()>,
@@ -23,7 +23,7 @@ impl Interrupt {
     ///
     /// # Errors
     /// When the handlers cannot be installed.
-    pub fn install(ui: &Ui) -> io::Result<Self> {
+    pub(super) fn install(ui: &Ui) -> io::Result<Self> {
         // SIGINT: a person at the terminal. SIGTERM: service managers, CI jobs that are cancelled. SIGHUP: the
         // terminal has gone.
         let mut int = signal(SignalKind::interrupt())?;
@@ -32,7 +32,7 @@ impl Interrupt {
         let token = CancellationToken::new();
         let (set, drawing) = (token.clone(), ui.drawing().clone());
         let mut listener = JoinSet::new();
-        let _ = listener.spawn(async move {
+        let _abort_handle = listener.spawn(async move {
             loop {
                 let more = tokio::select! {
                     more = int.recv() => more,
@@ -44,7 +44,7 @@ impl Interrupt {
                 }
                 if set.is_cancelled() {
                     // There is nobody to tell that the terminal could not be cleared.
-                    let _ = drawing.clear();
+                    drop(drawing.clear());
                     std::process::exit(i32::from(Exit::Detached.code()));
                 }
                 set.cancel();
@@ -55,24 +55,24 @@ impl Interrupt {
 
     /// Whether the first one has come.
     #[must_use]
-    pub fn is_set(&self) -> bool {
+    pub(super) fn is_set(&self) -> bool {
         self.token.is_cancelled()
     }
 
     /// Waits for the first one.
-    pub async fn wait(&self) {
+    pub(super) async fn wait(&self) {
         self.token.cancelled().await;
     }
 
     /// Cancelled by the first one.
     #[must_use]
-    pub fn token(&self) -> CancellationToken {
+    pub(super) fn token(&self) -> CancellationToken {
         self.token.clone()
     }
 
     /// The future's output, or `None` when the first one comes before: the future is dropped then, which is
     /// only right for work that is finished by doing it again.
-    pub async fn guard<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    pub(super) async fn guard<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
             () = self.wait() => None,

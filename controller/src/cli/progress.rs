@@ -21,7 +21,7 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// Shows progress until dropped.
 #[derive(Debug)]
-pub struct Shown {
+pub(super) struct Shown {
     ui: Ui,
     /// Whether stdout carries one JSON document per line, so that there is room for more of them.
     lines: bool,
@@ -45,20 +45,20 @@ struct Moving {
 impl Shown {
     /// Nothing is shown yet.
     #[must_use]
-    pub fn new(ui: &Ui) -> Self {
+    pub(super) fn new(ui: &Ui) -> Self {
         Self { ui: ui.clone(), lines: false, state: Mutex::default() }
     }
 
     /// In JSON: with the plan as a line of its own on stdout.
     #[must_use]
-    pub fn with_lines(mut self, lines: bool) -> Self {
+    pub(super) fn with_lines(mut self, lines: bool) -> Self {
         self.lines = lines;
         self
     }
 
     /// The newest step that began.
     #[must_use]
-    pub fn step(&self) -> Option<Step> {
+    pub(super) fn step(&self) -> Option<Step> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).step
     }
 
@@ -174,7 +174,7 @@ fn step_text(step: Step) -> Option<&'static str> {
 
 /// `12,345 files, 3.1 GB, 4 changed, sending 2.2 MB`.
 #[must_use]
-pub fn plan_line(plan: &PlanSummary) -> String {
+pub(super) fn plan_line(plan: &PlanSummary) -> String {
     let PlanSummary { files, bytes, changed, send_bytes } = *plan;
     format!(
         "{}, {}, {} changed, sending {}",

@@ -31,8 +31,7 @@ pub(super) fn text(proof: &Proof) -> String {
         text = table(["MACHINE", "LAUNCHED", "ENDED", "WHY", "SECONDS", "COST"], &rows);
     }
     let left = if proof.nothing_left { "nothing is left" } else { "something is left" };
-    text.push_str(&format!("{left} (the cloud was asked at {})\n", human::time(proof.checked)));
-    text
+    text + &format!("{left} (the cloud was asked at {})\n", human::time(proof.checked))
 }
 
 #[cfg(test)]

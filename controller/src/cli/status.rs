@@ -1,5 +1,7 @@
 //! `status`: what is known of a task.
 
+use std::fmt::Write as _;
+
 use jiff::Timestamp;
 use tpi_proto::state::SlotStatus;
 
@@ -101,9 +103,10 @@ fn text(ui: &Ui, report: &StatusReport, now: Timestamp) -> String {
             if left.is_positive() { format!(" (in {})", human::duration(left)) } else { String::new() };
         lines.push(("ends by", format!("{}{left}", human::time(deadline))));
     }
+    // Writing to a `String` cannot fail.
     let mut text = String::new();
     for (name, value) in lines {
-        text.push_str(&format!("{name:8} {value}\n"));
+        let _ = writeln!(text, "{name:8} {value}");
     }
     if !report.slots.is_empty() {
         let rows: Vec<[String; 6]> = report.slots.iter().map(|slot| row(slot, now)).collect();
@@ -111,7 +114,7 @@ fn text(ui: &Ui, report: &StatusReport, now: Timestamp) -> String {
         text.push_str(&table(["SLOT", "ATTEMPT", "MACHINE", "STATE", "LOG", "PHASES"], &rows));
         for slot in &report.slots {
             for warning in &slot.warnings {
-                text.push_str(&format!("slot {}: {warning}\n", slot.slot));
+                let _ = writeln!(text, "slot {}: {warning}", slot.slot);
             }
         }
     }

@@ -162,7 +162,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError>
     }
     let ended_before = submitted.outcome == SubmitOutcome::Ended;
     let Some(task) = context.locate(submitted.id.as_str()).await? else {
-        return Ok(follow::detached(context, &submitted.id)?);
+        return follow::detached(context, &submitted.id);
     };
     let wanted = Wanted { slots: slots_of(&task, &[])?, start: Start::Beginning, follow: true, pass_code };
     let exit = follow::to_the_end(context, &task, wanted).await?;

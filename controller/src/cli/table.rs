@@ -1,8 +1,10 @@
 //! Columns.
 
+use std::fmt::Write as _;
+
 /// Rows under a heading, two spaces between columns, nothing at the end of a line.
 #[must_use]
-pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
+pub(super) fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
     let mut widths = heading.map(str::len);
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -12,7 +14,8 @@ pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String
     let line = |cells: [&str; N]| {
         let mut line = String::new();
         for (cell, width) in cells.iter().zip(widths) {
-            line.push_str(&format!("{cell:width$}  "));
+            // Writing to a `String` cannot fail.
+            let _ = write!(line, "{cell:width$}  ");
         }
         line.truncate(line.trim_end().len());
         line.push('\n');

@@ -190,7 +190,7 @@ impl Ui {
     /// Text on stderr, above whatever is drawn there. There is nobody to tell when it cannot be written.
     fn stderr(&self, text: std::fmt::Arguments<'_>) {
         self.drawing.suspend(|| {
-            let _ = io::stderr().lock().write_fmt(text);
+            drop(io::stderr().lock().write_fmt(text));
         });
     }
 

@@ -10,7 +10,7 @@ use crate::{
 
 /// `exited with status 1`: continues "the script …".
 #[must_use]
-pub fn outcome(outcome: &Outcome) -> String {
+pub(super) fn outcome(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Exited { code } => format!("exited with status {code}"),
         Outcome::Signalled { signal } => format!("was killed by signal {signal}"),
@@ -35,7 +35,7 @@ fn failure_text(failure: Failure) -> &'static str {
 
 /// One line on how a whole task ended: continues "task x …".
 #[must_use]
-pub fn task_outcome(result: &TaskOutcome) -> String {
+pub(super) fn task_outcome(result: &TaskOutcome) -> String {
     match result {
         TaskOutcome::Succeeded => "succeeded".to_owned(),
         TaskOutcome::Failed { slot, outcome: how, failed } => match failed {
@@ -55,7 +55,7 @@ pub fn task_outcome(result: &TaskOutcome) -> String {
 
 /// A word or two for tables.
 #[must_use]
-pub fn task_state(state: &TaskState) -> &'static str {
+pub(super) fn task_state(state: &TaskState) -> &'static str {
     match state {
         TaskState::Declared => "declared",
         TaskState::Provisioning => "provisioning",
@@ -74,7 +74,7 @@ pub fn task_state(state: &TaskState) -> &'static str {
 
 /// State of a slot, for tables.
 #[must_use]
-pub fn slot_state(state: &SlotState) -> String {
+pub(super) fn slot_state(state: &SlotState) -> String {
     match state {
         SlotState::Active { phase } => phase_text(*phase).to_owned(),
         SlotState::Stopping { reason } => format!("stopping: {}", stop_reason(reason)),
@@ -95,7 +95,7 @@ fn stop_reason(reason: &StopReason) -> String {
 
 /// What a machine is doing.
 #[must_use]
-pub fn phase_text(phase: Phase) -> &'static str {
+pub(super) fn phase_text(phase: Phase) -> &'static str {
     match phase {
         Phase::Boot => "booting",
         Phase::Prepare => "preparing the machine",
@@ -108,7 +108,7 @@ pub fn phase_text(phase: Phase) -> &'static str {
 
 /// Where the events of a slot come from; nothing where that is what was asked for.
 #[must_use]
-pub fn source(source: &Source) -> Option<String> {
+pub(super) fn source(source: &Source) -> Option<String> {
     match source {
         Source::Waiting => Some("waiting for a machine".to_owned()),
         Source::Live { address } => Some(format!("following live at {address}")),
@@ -125,7 +125,7 @@ pub fn source(source: &Source) -> Option<String> {
 
 /// Why a machine ended.
 #[must_use]
-pub fn machine_end(end: MachineEnd) -> &'static str {
+pub(super) fn machine_end(end: MachineEnd) -> &'static str {
     match end {
         MachineEnd::Released => "released",
         MachineEnd::Lost => "lost",

@@ -1,6 +1,6 @@
 //! What is known of the slots that are followed, and the status line that says it under the log.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
@@ -158,7 +158,8 @@ impl View {
             let busy = mean(gpus.iter().map(|gpu| gpu.utilisation));
             let used = human::bytes(gpus.iter().map(|gpu| gpu.memory_used).sum());
             let total = human::bytes(gpus.iter().map(|gpu| gpu.memory_total).sum());
-            text.push_str(&format!(" · gpu {busy:.0}%, {used} of {total}"));
+            // Writing to a `String` cannot fail.
+            let _ = write!(text, " · gpu {busy:.0}%, {used} of {total}");
         }
         Some(text)
     }
