@@ -7,6 +7,8 @@
 mod backends;
 #[path = "conformance/objects.rs"]
 mod objects;
+#[path = "conformance/sequences.rs"]
+mod sequences;
 
 macro_rules! suite {
     ($($module:ident :: $test:ident),* $(,)?) => {
@@ -42,4 +44,8 @@ suite!(
     objects::large_objects,
     objects::json_objects,
     objects::clock,
+    sequences::logs_are_read_from_any_byte,
+    sequences::a_gap_in_a_log_is_an_error,
+    sequences::far_into_a_long_log,
+    sequences::telemetry_skips_what_is_missing,
 );
