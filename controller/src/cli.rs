@@ -53,7 +53,7 @@ const PROGRAM: &str = "tpi-controller";
 
 /// Move a script to a rented machine and its results back
 #[derive(Debug, Parser)]
-#[command(name = PROGRAM, version, propagate_version = true, arg_required_else_help = true, max_term_width = 100)]
+#[command(name = PROGRAM, version, arg_required_else_help = true, max_term_width = 100)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -66,14 +66,7 @@ struct Cli {
 #[command(next_help_heading = "Everywhere")]
 struct Global {
     /// Shape of what is printed
-    #[arg(
-        long,
-        global = true,
-        value_enum,
-        default_value_t,
-        value_name = "FORMAT",
-        hide_possible_values = false
-    )]
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
     /// When to use colours
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
@@ -126,9 +119,9 @@ pub fn command() -> clap::Command {
     let table = exit::table();
     let command = Cli::command().after_help(table.clone());
     // The commands that end with a task's own result are those whose codes people look for.
-    ["submit", "attach"]
-        .into_iter()
-        .fold(command, |command, name| command.mut_subcommand(name, |sub| sub.after_help(table.clone())))
+    command
+        .mut_subcommand("submit", |sub| sub.after_help(format!("{}\n\n{table}", submit::EXAMPLES)))
+        .mut_subcommand("attach", |sub| sub.after_help(table.clone()))
 }
 
 /// What every command works with.
@@ -236,8 +229,12 @@ fn usage(error: &clap::Error, manner: Manner) -> Exit {
     let asked_for = !error.use_stderr();
     if !asked_for && manner.format == Format::Json {
         let text = error.render().to_string();
-        let text = text.trim_start_matches("error: ").trim_end().to_owned();
-        Ui::new(manner).error(&CliError::text(Exit::Usage, text));
+        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let first = lines.next().unwrap_or_default();
+        let message = first.strip_prefix("error: ").unwrap_or(first);
+        let report = CliError::text(Exit::Usage, message);
+        // What clap adds says what would be right: a tip, the accepted values, the usage.
+        Ui::new(manner).error(&lines.fold(report, CliError::hint));
     } else {
         // There is nobody to tell when the terminal is gone.
         drop(error.print());

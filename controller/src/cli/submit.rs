@@ -20,6 +20,13 @@ use crate::{
     spec::{self, Checked, Request, ScriptSource, Surroundings},
 };
 
+/// Shown below the flags.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  tpi-controller submit --workdir . --results results -- python3 train.py
+  tpi-controller submit --name nightly --script train.sh --timeout 12h --detach
+  tpi-controller submit --parallelism 4 -- sh -c 'echo \"slot $TPI_SLOT of $TPI_SLOTS\"'";
+
 /// Start a task, follow it to its end and bring its results home
 ///
 /// Without --cloud nothing is ever spent: the machines are processes of this computer.
@@ -29,18 +36,35 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Command and arguments to run
-    #[arg(last = true, value_name = "COMMAND", conflicts_with = "script")]
+    #[arg(last = true, value_name = "COMMAND", conflicts_with = "file")]
     command: Vec<OsString>,
-    /// Script to run, beginning with its shebang line; - is stdin
-    #[arg(long, value_name = "FILE")]
-    script: Option<PathBuf>,
     /// Name of the task; the same name is the same task [default: a random one]
     #[arg(long)]
     name: Option<String>,
+    /// Return once machines are ordered; stdout carries the task's identifier
+    #[arg(long, short)]
+    detach: bool,
+    /// End with the script's own exit code
+    #[arg(long, conflicts_with = "detach")]
+    exit_with_task_code: bool,
+    /// Leave results in the store at the end
+    #[arg(long, conflicts_with = "detach")]
+    no_pull: bool,
     #[command(flatten)]
-    machine: MachineArgs,
+    script: ScriptArgs,
     #[command(flatten)]
     files: FileArgs,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+/// How.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Script")]
+struct ScriptArgs {
+    /// Script to run, beginning with its shebang line; - is stdin
+    #[arg(long = "script", value_name = "FILE")]
+    file: Option<PathBuf>,
     /// Variable for the script; NAME alone takes the caller's value, NAME* all that match (can be repeated)
     #[arg(long, short, value_name = "NAME[=VALUE]", allow_hyphen_values = true)]
     environment: Vec<String>,
@@ -53,15 +77,6 @@ pub(super) struct Args {
     /// Time between SIGTERM and SIGKILL when the script is stopped [default: 30s]
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     grace: Option<String>,
-    /// Return once machines are ordered; stdout carries the task's identifier
-    #[arg(long, short)]
-    detach: bool,
-    /// End with the script's own exit code
-    #[arg(long, conflicts_with = "detach")]
-    exit_with_task_code: bool,
-    /// Leave results in the store at the end
-    #[arg(long, conflicts_with = "detach")]
-    no_pull: bool,
 }
 
 /// Where.
@@ -192,7 +207,8 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError>
 }
 
 fn request(args: Args) -> Result<Request, CliError> {
-    let Args { command, script, name, machine, files, environment, container, timeout, grace, .. } = args;
+    let Args { command, name, script, files, machine, detach: _, exit_with_task_code: _, no_pull: _ } = args;
+    let ScriptArgs { file, environment, container, timeout, grace } = script;
     let MachineArgs {
         cloud,
         region,
@@ -206,7 +222,7 @@ fn request(args: Args) -> Result<Request, CliError> {
         ingress,
     } = machine;
     let FileArgs { workdir, results, exclude, gitignore, storage } = files;
-    let script = match script {
+    let script = match file {
         Some(path) if path.as_os_str() == "-" => Some(ScriptSource::Text(from_stdin()?)),
         Some(path) => Some(ScriptSource::File(path)),
         None if command.is_empty() => None,
