@@ -9,12 +9,12 @@ use jiff::{SignedDuration, Timestamp};
 /// # Errors
 /// A text that says what is wrong, for the command line.
 pub fn seconds(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is not a duration: write seconds (90) or 90s, 15m, 24h, 2d, 1h30m");
+    let wrong = || "expected seconds (90) or a duration such as 90s, 15m, 24h, 2d, 1h30m".to_owned();
     if text.is_empty() {
         return Err(wrong());
     }
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return text.parse().map_err(|_| format!("{text} seconds are too many"));
+        return text.parse().map_err(|_| "so many seconds cannot be counted".to_owned());
     }
     let mut total = 0u64;
     let mut number = String::new();
@@ -35,7 +35,7 @@ pub fn seconds(text: &str) -> Result<u64, String> {
         total = value
             .checked_mul(unit)
             .and_then(|seconds| total.checked_add(seconds))
-            .ok_or_else(|| format!("{text} is too long"))?;
+            .ok_or_else(|| "so long a time cannot be counted".to_owned())?;
     }
     if number.is_empty() { Ok(total) } else { Err(wrong()) }
 }
@@ -80,7 +80,7 @@ pub fn since(text: &str) -> Result<Since, String> {
         return Ok(Since::Ago(ago));
     }
     text.parse().map(Since::At).map_err(|_| {
-        format!("{text:?} is neither a duration (10m, 2h) nor a time in RFC 3339 (2026-11-23T20:00:00Z)")
+        "expected how long ago (10m, 2h) or a time in RFC 3339 (2026-11-23T20:00:00Z)".to_owned()
     })
 }
 
@@ -100,9 +100,8 @@ pub struct Forwarding {
 /// # Errors
 /// A text that says what is accepted.
 pub fn forwarding(text: &str) -> Result<Forwarding, String> {
-    let wrong = || {
-        format!("{text:?} is not LOCAL:REMOTE or LOCAL:HOST:REMOTE (ports from 1 to 65535; LOCAL may be 0)")
-    };
+    let wrong =
+        || "expected LOCAL:REMOTE or LOCAL:HOST:REMOTE (ports from 1 to 65535; LOCAL may be 0)".to_owned();
     let remote = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0).ok_or_else(wrong);
     let Some((local, rest)) = text.split_once(':') else {
         let port = remote(text)?;
