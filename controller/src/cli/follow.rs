@@ -12,7 +12,7 @@ use tpi_proto::{
     id::{Attempt, SlotIndex, TaskId},
     state::{Outcome, SlotState, SlotStatus},
 };
-use tpi_store::telemetry::Sample;
+use tpi_store::{record::Intent, telemetry::Sample};
 
 use super::{Context, PROGRAM, error::CliError, exit::Exit, human, ui::Envelope, words};
 use crate::{
@@ -139,6 +139,22 @@ pub(super) fn detached(context: &Context, id: &TaskId) -> Result<Exit, CliError>
     ))
 }
 
+/// Says what keeps a task from getting on, where its record tells.
+pub(super) fn tell_intent(context: &Context, task: &Located) {
+    match task.record.as_ref().map(|record| record.intent) {
+        Some(Intent::Submit) => {
+            context.ui.warning(&format!("task {task} is not submitted completely, and waits for that"));
+            context.ui.hint("run its `submit` again to finish it");
+        }
+        Some(Intent::Destroy) => {
+            context.ui.warning(&format!("task {task} is being destroyed"));
+            let again = context.command(&format!("destroy {task}"));
+            context.ui.hint(&format!("if that was cut off: {again}"));
+        }
+        Some(Intent::Run) | None => {}
+    }
+}
+
 /// Following failed; the task did not.
 fn goes_on(error: CliError, id: &TaskId) -> CliError {
     error
@@ -213,6 +229,7 @@ async fn show(context: &Context, task: &Located, wanted: &Wanted) -> Result<End,
     };
     let mut events = link::follow(&task.store, &task.id, options);
     let mut redraw = tokio::time::interval(REDRAW);
+    redraw.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut heard = Instant::now();
     let mut ended: Option<TaskOutcome> = None;
     loop {

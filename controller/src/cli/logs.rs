@@ -33,6 +33,9 @@ pub(super) struct Args {
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError> {
     let Some(task) = context.locate(&args.task).await? else { return Ok(Exit::Detached) };
+    if args.follow {
+        follow::tell_intent(context, &task);
+    }
     let start = args.since.map_or(Start::Beginning, |since| Start::Since(since.moment(Timestamp::now())));
     let slots = slots_of(&task, &args.slot)?;
     let wanted = Wanted { slots, start, follow: args.follow, pass_code: false };

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use tpi_store::snapshot::PlanSummary;
 
@@ -18,6 +18,9 @@ use crate::engine::{Observer, Progress, Step, Transfer};
 
 /// Between two lines where nothing can be redrawn.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Before a bar is drawn: what is done at once needs none.
+const DRAWN_AFTER: Duration = Duration::from_millis(250);
 
 /// Shows progress until dropped.
 #[derive(Debug)]
@@ -38,6 +41,7 @@ struct State {
 #[derive(Debug)]
 struct Moving {
     bar: ProgressBar,
+    drawn: bool,
     began: Instant,
     told: Instant,
 }
@@ -63,8 +67,7 @@ impl Shown {
     }
 
     fn begin(&self, transfer: Transfer, bytes: u64) -> Moving {
-        let bar = ProgressBar::new(bytes);
-        let bar = if self.ui.is_live() { self.ui.drawing().add(bar) } else { bar };
+        let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::hidden());
         let style = ProgressStyle::with_template(
             "{msg:>18} [{bar:30}] {decimal_bytes} of {decimal_total_bytes} ({decimal_bytes_per_sec}, {eta} left)",
         );
@@ -72,7 +75,7 @@ impl Shown {
             bar.set_style(style.progress_chars("=> "));
         }
         bar.set_message(doing(transfer));
-        Moving { bar, began: Instant::now(), told: Instant::now() }
+        Moving { bar, drawn: false, began: Instant::now(), told: Instant::now() }
     }
 }
 
@@ -112,6 +115,10 @@ impl Observer for Shown {
             Progress::TransferAdvance { transfer, bytes } => {
                 let moving = state.transfers.entry(transfer).or_insert_with(|| self.begin(transfer, 0));
                 moving.bar.inc(bytes);
+                if self.ui.is_live() && !moving.drawn && moving.began.elapsed() >= DRAWN_AFTER {
+                    moving.drawn = true;
+                    moving.bar = self.ui.drawing().add(moving.bar.clone());
+                }
                 if !self.ui.is_live() && moving.told.elapsed() >= LINE_EVERY {
                     moving.told = Instant::now();
                     let total = moving.bar.length().map(|total| format!(" of {}", human::bytes(total)));

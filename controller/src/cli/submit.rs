@@ -110,7 +110,8 @@ struct MachineArgs {
     /// Tag of everything that is created (can be repeated)
     #[arg(long = "tags", visible_alias = "tag", value_name = "KEY=VALUE")]
     tags: Vec<String>,
-    /// Who may try to reach the agents: caller, none, or networks such as 10.0.0.0/8 (can be repeated) [default: caller]
+    /// Who may try to reach the agents: caller, none (also written closed), or networks such as
+    /// 203.0.113.0/24 (can be repeated) [default: caller]
     #[arg(long, value_name = "FROM")]
     ingress: Vec<String>,
 }
