@@ -142,7 +142,8 @@ impl Context {
 
     /// Finds a task; `None` when interrupted.
     async fn locate(&self, task: &str) -> Result<Option<Located>, CliError> {
-        Ok(self.interrupt.guard(self.engine.locate(task)).await.transpose()?)
+        let found = self.interrupt.guard(self.engine.locate(task)).await.transpose();
+        found.map_err(|error| may_run(error.into(), task))
     }
 
     /// This user's key; its absence costs the live connection, not the command.
@@ -164,6 +165,26 @@ impl Context {
             self.ui.hint(hint);
         }
         Exit::Detached
+    }
+}
+
+/// An error that leaves open whether machines run says how to remove them.
+fn may_run(error: CliError, task: impl std::fmt::Display) -> CliError {
+    let open = match error.exit() {
+        Exit::Cloud | Exit::Unreachable | Exit::Leftovers | Exit::Internal => true,
+        Exit::Success
+        | Exit::Request
+        | Exit::Usage
+        | Exit::Task
+        | Exit::NotFound
+        | Exit::LocalFiles
+        | Exit::Detached
+        | Exit::Passed(_) => false,
+    };
+    if open && !error.hints_at(" destroy ") {
+        error.hint(format!("if it runs, it ends by its deadline, or by `{PROGRAM} destroy {task}`"))
+    } else {
+        error
     }
 }
 

@@ -2,68 +2,18 @@
 //! errors look like. What happens with agents is in the end-to-end suites.
 
 use std::{
+    fmt::Write as _,
     fs,
     io::{Read as _, Write as _},
-    path::Path,
-    process::{Command, Output, Stdio},
+    process::Stdio,
 };
 
-/// A place of its own: nothing of the developer's account reaches the program, nothing of it stays.
-struct Place {
-    dir: tempfile::TempDir,
-}
+use place::Place;
 
-impl Place {
-    fn new() -> Self {
-        Self { dir: tempfile::tempdir().expect("temporary directory") }
-    }
-
-    fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
-    fn file(&self, name: &str, content: &str) -> &Self {
-        fs::write(self.path().join(name), content).expect("writes");
-        self
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tpi-controller"));
-        command
-            .env_clear()
-            .env("PATH", "/usr/bin:/bin")
-            .env("HOME", self.path())
-            .current_dir(self.path())
-            .stdin(Stdio::null())
-            .args(arguments);
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().expect("the program starts")
-    }
-
-    /// All that there is to see, with the place's own path taken out.
-    fn seen(&self, arguments: &[&str]) -> String {
-        self.show(&self.run(arguments))
-    }
-
-    fn show(&self, output: &Output) -> String {
-        let text = |bytes: &[u8]| {
-            let real = self.path().canonicalize().expect("real path");
-            String::from_utf8_lossy(bytes)
-                .replace(&real.display().to_string(), "[place]")
-                .replace(&self.path().display().to_string(), "[place]")
-        };
-        let mut seen = format!("exit: {}\n", output.status.code().map_or(-1, |code| code));
-        for (name, bytes) in [("stdout", &output.stdout), ("stderr", &output.stderr)] {
-            if !bytes.is_empty() {
-                seen += &format!("--- {name}\n{}", text(bytes));
-            }
-        }
-        seen
-    }
-}
+#[path = "cli/ended.rs"]
+mod ended;
+#[path = "cli/place.rs"]
+mod place;
 
 #[test]
 fn the_whole_help() {
@@ -101,7 +51,7 @@ fn the_whole_help() {
                 format!("{own}\n(everywhere)\n{examples}{codes}")
             }
         };
-        all += &format!("===== {command}\n{text}\n");
+        writeln!(all, "===== {command}\n{text}").expect("writes");
     }
     insta::assert_snapshot!(all);
 }
@@ -128,7 +78,7 @@ fn command_lines_that_cannot_be_used() {
         let output = place.run(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(output.stdout.is_empty(), "{arguments:?}");
-        all += &format!("$ {}\n{}\n", arguments.join(" "), place.show(&output));
+        writeln!(all, "$ {}\n{}", arguments.join(" "), place.show(&output)).expect("writes");
     }
     insta::assert_snapshot!(all);
 }
@@ -168,7 +118,7 @@ fn requests_that_cannot_be_met() {
         let output = place.run(arguments);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", place.show(&output));
         assert!(output.stdout.is_empty(), "{arguments:?}");
-        all += &format!("$ {}\n{}\n", arguments.join(" "), place.show(&output));
+        writeln!(all, "$ {}\n{}", arguments.join(" "), place.show(&output)).expect("writes");
     }
     insta::assert_snapshot!(all);
     // Refused means that nothing has begun.
@@ -195,6 +145,7 @@ fn a_script_from_stdin_is_checked_like_a_file() {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 fn a_work_directory_that_cannot_be_read_is_named() {
     use std::os::unix::fs::PermissionsExt as _;
     let place = Place::new();

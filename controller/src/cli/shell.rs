@@ -3,7 +3,7 @@
 use futures::StreamExt as _;
 use tpi_proto::{id::SlotIndex, state::SlotState};
 
-use super::{Context, PROGRAM, error::CliError, exit::Exit};
+use super::{Context, PROGRAM, error::CliError, exit::Exit, may_run};
 use crate::{
     engine::Located,
     link::{
@@ -74,7 +74,7 @@ pub(super) async fn dial(
     wanted: Option<u32>,
 ) -> Result<(Connection, UserIdentity), CliError> {
     let identity = UserIdentity::load_or_create(context.home.root())?;
-    let report = context.engine.status(task).await?;
+    let report = context.engine.status(task).await.map_err(|error| may_run(error.into(), task))?;
     let at_work = |state: &SlotState| match state {
         SlotState::Active { .. } | SlotState::Stopping { .. } => true,
         SlotState::Interrupted | SlotState::Finished { .. } => false,

@@ -9,7 +9,7 @@ use super::{
     Context, PROGRAM,
     error::CliError,
     exit::Exit,
-    human, proof,
+    human, may_run, proof,
     table::table,
     ui::{Envelope, Ui},
     words,
@@ -31,7 +31,8 @@ pub(super) struct Args {
 pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError> {
     let Context { ui, engine, interrupt, .. } = context;
     let Some(task) = context.locate(&args.task).await? else { return Ok(Exit::Detached) };
-    let Some(report) = interrupt.guard(engine.status(&task)).await.transpose()? else {
+    let report = interrupt.guard(engine.status(&task)).await.transpose();
+    let Some(report) = report.map_err(|error| may_run(error.into(), &task))? else {
         return Ok(Exit::Detached);
     };
     if ui.is_json() {

@@ -1,6 +1,6 @@
 //! `stop`: end a script in good order.
 
-use super::{Context, error::CliError, exit::Exit, progress::Shown, ui::Envelope, value};
+use super::{Context, error::CliError, exit::Exit, may_run, progress::Shown, ui::Envelope, value};
 use crate::engine::StopOptions;
 
 /// Ask the script to stop, save its results and give the machines back
@@ -26,7 +26,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError>
     let options = StopOptions { grace_millis, wait: !args.no_wait };
     let stopped = interrupt.guard(engine.stop(&task, options, &shown)).await.transpose();
     drop(shown);
-    let Some(report) = stopped? else {
+    let Some(report) = stopped.map_err(|error| may_run(error.into(), &task))? else {
         let again = format!("to be sure that it was asked: {}", context.command(&format!("stop {task}")));
         return Ok(context.detached(&format!("no longer waiting for task {task}"), &[again]));
     };
