@@ -13,6 +13,7 @@ pub mod follow;
 pub mod forward;
 pub mod identity;
 pub mod shell;
+mod tls;
 
 pub use connect::{CallError, ConnectError, Connection, LogItem, connect};
 pub use follow::{Event, Follow, FollowError, FollowOptions, Source, Start, WhyStore, follow};

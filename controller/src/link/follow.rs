@@ -1,18 +1,39 @@
 //! Following a task: ordered events of its slots, over whatever way there is.
+//!
+//! Every slot is followed by a task of its own ([`slot`]); all send into one bounded channel, so a reader that is
+//! slow slows down the agents' streams and nothing piles up. The cursor of a slot is (attempt, offset), and it means
+//! the same byte to the agent and to the store, so changing from one to the other in mid-stream is no special case.
+
+mod backoff;
+mod cut;
+mod slot;
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use jiff::Timestamp;
+use tokio::{
+    sync::{OnceCell, mpsc},
+    task::JoinSet,
+};
+use tokio_util::task::AbortOnDropHandle;
 use tpi_proto::{
-    id::{Attempt, SlotIndex, TaskId},
+    id::{Attempt, RunId, SlotIndex, TaskId},
     state::SlotStatus,
 };
-use tpi_store::{Store, StoreError, log::Record, telemetry::Sample};
+use tpi_store::{Store, StoreError, layout::TaskKeys, log::Record, telemetry::Sample};
 
-use super::identity::UserIdentity;
+use self::slot::{Halt, SlotFollower};
+use super::{
+    connect::{ConnectError, Connection, connect},
+    identity::UserIdentity,
+};
+
+/// Events (batches of records) between the slots' tasks and the reader.
+const IN_FLIGHT: usize = 32;
 
 /// Where to begin, in each slot.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -153,18 +174,68 @@ pub enum FollowError {
 
 /// A stream of [`Event`]s; an error is the last item. Dropping it ends all work.
 #[derive(Debug)]
-pub struct Follow {}
+pub struct Follow {
+    events: mpsc::Receiver<Result<Event, FollowError>>,
+    _work: AbortOnDropHandle<()>,
+}
 
 impl futures::Stream for Follow {
     type Item = Result<Event, FollowError>;
 
-    fn poll_next(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        unimplemented!()
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.events.poll_recv(cx)
     }
 }
 
-/// Follows slots of a task. The certificate of `options.identity` is published to the task first.
+/// Follows slots of a task. The certificate of `options.identity` is published to the task first. Must be called
+/// within a runtime, whose tasks do the work.
 #[must_use]
-pub fn follow(_store: &Store, _task: &TaskId, _options: FollowOptions) -> Follow {
-    unimplemented!()
+pub fn follow(store: &Store, task: &TaskId, options: FollowOptions) -> Follow {
+    let (sender, events) = mpsc::channel(IN_FLIGHT);
+    let shared = Arc::new(Shared {
+        store: store.clone(),
+        task: task.clone(),
+        keys: TaskKeys::new(task),
+        options,
+        published: OnceCell::new(),
+    });
+    Follow { events, _work: AbortOnDropHandle::new(tokio::spawn(all(shared, sender))) }
+}
+
+async fn all(shared: Arc<Shared>, out: mpsc::Sender<Result<Event, FollowError>>) {
+    let mut slots = JoinSet::new();
+    for &slot in &shared.options.slots {
+        let follower = SlotFollower::new(shared.clone(), slot, out.clone());
+        slots.spawn(async move { (slot, follower.run().await) });
+    }
+    let last = loop {
+        match slots.join_next().await {
+            Some(Ok((_, Ok(())))) => {}
+            Some(Ok((slot, Err(Halt::Failed(source))))) => break Err(FollowError::Store { slot, source }),
+            // Nobody listens, or the runtime ends.
+            Some(Ok((_, Err(Halt::Dropped))) | Err(_)) => return,
+            None => break Ok(Event::End),
+        }
+    };
+    slots.shutdown().await;
+    // Nobody listening is as good.
+    let (Ok(()) | Err(_)) = out.send(last).await;
+}
+
+/// What the slots' tasks have in common.
+#[derive(Debug)]
+struct Shared {
+    store: Store,
+    task: TaskId,
+    keys: TaskKeys,
+    options: FollowOptions,
+    published: OnceCell<()>,
+}
+
+impl Shared {
+    async fn connect(&self, run: RunId, identity: &UserIdentity) -> Result<Connection, ConnectError> {
+        // Once for all slots; tried again after a failure.
+        self.published.get_or_try_init(|| identity.publish(&self.store, &self.task)).await?;
+        connect(&self.store, &self.task, run, identity).await
+    }
 }
