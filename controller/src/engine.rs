@@ -10,13 +10,25 @@ use tpi_proto::{id::TaskId, spec::CloudName};
 use tpi_store::{Store, record::TaskRecord};
 use url::Url;
 
-use crate::{cloud::Registry, home::Home, spec::Checked};
+use crate::{
+    cloud::{Cloud, Registry},
+    home::Home,
+    spec::Checked,
+};
 
+mod destroy;
 mod error;
+mod facts;
+mod find;
+mod hook;
 mod progress;
+mod pull;
 mod report;
+mod stop;
+mod submit;
 
 pub use error::{EngineError, ErrorKind};
+pub use hook::stop_points;
 pub use progress::{Observer, Progress, Silent, Step, Transfer};
 pub use report::*;
 
@@ -90,17 +102,35 @@ impl Engine {
         &self.settings
     }
 
+    /// A cloud that can be used.
+    fn cloud(&self, name: CloudName) -> Result<Arc<dyn Cloud>, EngineError> {
+        self.settings.clouds.get(name).ok_or_else(|| {
+            EngineError::new(ErrorKind::User, format!("the cloud {name} is not part of this build"))
+                .hint(format!("use a build with the feature `{name}`"))
+        })
+    }
+
+    /// Where tasks of a cloud have their records.
+    fn store_url(&self, cloud: CloudName) -> Result<Url, EngineError> {
+        if let Some(url) = &self.settings.store {
+            return Ok(url.clone());
+        }
+        match cloud {
+            CloudName::Local => self.settings.home.store_url().map_err(EngineError::home),
+            CloudName::Aws | CloudName::Gcp | CloudName::Az | CloudName::K8s => {
+                Err(EngineError::new(ErrorKind::User, format!("the cloud {cloud} has no default store yet"))
+                    .hint("name one by its URL with `--store`"))
+            }
+        }
+    }
+
     /// Submits, or finishes a submission that was cut off, or finds that the task is there already
     /// (see [`Submitted::outcome`]). Returns once the cloud keeps the machines; it does not wait for them.
     ///
     /// # Errors
     /// See [`ErrorKind`].
-    pub async fn submit(
-        &self,
-        _checked: &Checked,
-        _observer: &dyn Observer,
-    ) -> Result<Submitted, EngineError> {
-        unimplemented!()
+    pub async fn submit(&self, checked: &Checked, observer: &dyn Observer) -> Result<Submitted, EngineError> {
+        submit::submit(self, checked, observer).await
     }
 
     /// Finds a task by identifier or by name: among those known here first, then in the stores and the
@@ -108,16 +138,16 @@ impl Engine {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`], or [`ErrorKind::Ambiguous`] when several tasks have that name.
-    pub async fn locate(&self, _text: &str) -> Result<Located, EngineError> {
-        unimplemented!()
+    pub async fn locate(&self, text: &str) -> Result<Located, EngineError> {
+        find::locate(self, text).await
     }
 
     /// What is known of a task, from its record, its slots and its cloud.
     ///
     /// # Errors
     /// See [`ErrorKind`]. A cloud or a store that cannot be asked is an error, never an empty answer.
-    pub async fn status(&self, _task: &Located) -> Result<StatusReport, EngineError> {
-        unimplemented!()
+    pub async fn status(&self, task: &Located) -> Result<StatusReport, EngineError> {
+        find::status(self, task).await
     }
 
     /// Every task that can be found: known here, in the stores, in the clouds.
@@ -125,7 +155,7 @@ impl Engine {
     /// # Errors
     /// See [`ErrorKind`]; what cannot be asked is named in the report while anything else can.
     pub async fn list(&self) -> Result<ListReport, EngineError> {
-        unimplemented!()
+        find::list(self).await
     }
 
     /// Asks the script to stop; results are saved and the machines give themselves back.
@@ -134,11 +164,11 @@ impl Engine {
     /// See [`ErrorKind`].
     pub async fn stop(
         &self,
-        _task: &Located,
-        _options: StopOptions,
-        _observer: &dyn Observer,
+        task: &Located,
+        options: StopOptions,
+        observer: &dyn Observer,
     ) -> Result<StopReport, EngineError> {
-        unimplemented!()
+        stop::stop(self, task, options, observer).await
     }
 
     /// Brings the newest saved results home and verifies them. Never replaces a local file that was changed
@@ -148,11 +178,11 @@ impl Engine {
     /// See [`ErrorKind`].
     pub async fn pull(
         &self,
-        _task: &Located,
-        _options: &PullOptions,
-        _observer: &dyn Observer,
+        task: &Located,
+        options: &PullOptions,
+        observer: &dyn Observer,
     ) -> Result<PullReport, EngineError> {
-        unimplemented!()
+        pull::pull(self, task, options, observer).await
     }
 
     /// Ends the task: saves, brings results home, verifies them, removes every machine, proves it, and only
@@ -162,11 +192,11 @@ impl Engine {
     /// See [`ErrorKind`]. Nothing is deleted when results could not be verified, unless they are given up.
     pub async fn destroy(
         &self,
-        _task: &Located,
-        _options: &DestroyOptions,
-        _observer: &dyn Observer,
+        task: &Located,
+        options: &DestroyOptions,
+        observer: &dyn Observer,
     ) -> Result<DestroyReport, EngineError> {
-        unimplemented!()
+        destroy::destroy(self, task, options, observer).await
     }
 }
 

@@ -5,6 +5,7 @@
 //! {state}/local/{task}/   scaling group and machines of a local task
 //! {state}/identity/       this user's key and certificate
 //! {state}/index/          hashes of files of work directories, so that unchanged ones are not read again
+//! {state}/pulled/{id}/    what was brought home last, to tell it from what the user changed since
 //! {state}/tasks/{id}.json which cloud and which store a task known here uses
 //! ```
 
@@ -122,6 +123,12 @@ impl Home {
     #[must_use]
     pub fn index_dir(&self) -> PathBuf {
         self.root.join("index")
+    }
+
+    /// What was brought home last.
+    #[must_use]
+    pub fn pulled_dir(&self) -> PathBuf {
+        self.root.join("pulled")
     }
 
     fn known_file(&self, task: &TaskId) -> PathBuf {

@@ -166,3 +166,25 @@ impl Step {
         }
     }
 }
+
+/// Passes the progress of a snapshot on.
+pub(super) struct Relay<'a> {
+    observer: &'a dyn Observer,
+    transfer: Transfer,
+}
+
+impl<'a> Relay<'a> {
+    pub(super) fn new(observer: &'a dyn Observer, transfer: Transfer) -> Self {
+        Self { observer, transfer }
+    }
+}
+
+impl tpi_store::snapshot::Progress for Relay<'_> {
+    fn total(&self, bytes: u64) {
+        self.observer.progress(Progress::TransferTotal { transfer: self.transfer, bytes });
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.observer.progress(Progress::TransferAdvance { transfer: self.transfer, bytes });
+    }
+}

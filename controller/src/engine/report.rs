@@ -89,6 +89,8 @@ pub struct StatusReport {
     pub slots: Vec<SlotStatus>,
     /// The group.
     pub group: GroupState,
+    /// Whether machines live although the deadline is over, which should never be.
+    pub overdue: bool,
     /// Proof, or what is missing for it.
     pub proof: Proof,
     /// Things the user should know.

@@ -47,15 +47,17 @@ pub(super) fn script(
 }
 
 fn read_script(path: &Path) -> Result<String, (String, String)> {
-    let why = |e: &io::Error| match e.kind() {
-        io::ErrorKind::NotFound => (
-            "there is no such file".to_owned(),
-            "check the path; it is relative to the current directory".to_owned(),
-        ),
-        io::ErrorKind::PermissionDenied => {
+    let why = |e: &io::Error| {
+        if e.kind() == io::ErrorKind::NotFound {
+            (
+                "there is no such file".to_owned(),
+                "check the path; it is relative to the current directory".to_owned(),
+            )
+        } else if e.kind() == io::ErrorKind::PermissionDenied {
             ("may not be read".to_owned(), format!("allow it: `chmod u+r {}`", path.display()))
+        } else {
+            (format!("cannot be read: {e}"), "check the file".to_owned())
         }
-        _ => (format!("cannot be read: {e}"), "check the file".to_owned()),
     };
     let about = fs::metadata(path).map_err(|e| why(&e))?;
     if !about.is_file() {

@@ -94,7 +94,7 @@ pub async fn run(dir: &Path) -> Result<(), GroupError> {
         return Err(machine::become_agent(dir));
     }
     // Fails only where this process leads a session already, which is what is wanted.
-    drop(rustix::process::setsid());
+    let _leads_already = rustix::process::setsid();
     let mut terminate =
         signal(SignalKind::terminate()).map_err(|e| GroupError::because("listening for SIGTERM", e))?;
     let files = Files::at(dir);
@@ -344,7 +344,7 @@ impl Group {
             self.write();
         }
         // The machine may be gone by now, which is what was wanted.
-        drop(reply.send(known));
+        let _unheard = reply.send(known);
     }
 
     /// Adopted machines are not children, so their end has to be looked for; and released machines must go.
