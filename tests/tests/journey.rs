@@ -15,8 +15,9 @@ fn submit_attaches_and_brings_the_results_home() -> Result<()> {
     let rig = Rig::new()?;
     rig.file("data/in.txt", "some data")?;
     rig.file("train.sh", "#!/bin/sh\ncat data/in.txt\nmkdir results\ncp data/in.txt results/out.txt\n")?;
-    let done =
-        rig.run(["submit", "--name", "home", "--results", "results", "--script", "train.sh"])?.success()?;
+    let done = rig
+        .run(["submit", "--name", "home", "--workdir", ".", "--results", "results", "--script", "train.sh"])?
+        .success()?;
     ensure!(done.stdout == b"some data", "stdout is exactly the script's: {}", done.description());
     ensure!(std::fs::read(rig.work().join("results/out.txt"))? == b"some data");
 
@@ -78,7 +79,7 @@ fn a_script_without_an_interpreter_is_a_failure_that_names_it() -> Result<()> {
 #[test]
 fn the_laptop_is_closed_and_another_time_the_results_are_there() -> Result<()> {
     let rig = Rig::new()?;
-    let task = rig.submit("closed-laptop", COUNT, &["--results", "results"])?;
+    let task = rig.submit("closed-laptop", COUNT, &["--workdir", ".", "--results", "results"])?;
     rig.wait_finished(&task)?;
     rig.wait_empty()?;
     // The machine is gone: everything comes from the store.
@@ -143,7 +144,8 @@ fn submitting_again_attaches_instead_of_starting_a_second_one() -> Result<()> {
 fn slots_know_their_rank_and_never_share_anything() -> Result<()> {
     let rig = Rig::new()?;
     let script = "#!/bin/sh\necho rank $TPI_SLOT of $TPI_SLOTS attempt $TPI_ATTEMPT\nmkdir -p results\necho $TPI_SLOT > results/rank\n";
-    let task = rig.submit("ranks", script, &["--parallelism", "3", "--results", "results"])?;
+    let task =
+        rig.submit("ranks", script, &["--parallelism", "3", "--workdir", ".", "--results", "results"])?;
     for slot in 0..3 {
         rig.wait_slot(&task, slot, "the slot to end", |s| s.state.is_final())?;
         let logs = rig.run(["logs", "ranks", "--slot", &slot.to_string()])?.success()?;
@@ -192,7 +194,7 @@ fn a_closed_network_is_followed_through_the_store() -> Result<()> {
 fn stop_gives_the_script_its_grace_and_keeps_what_it_saved() -> Result<()> {
     let rig = Rig::new()?;
     let script = "#!/bin/sh\nmkdir -p results\ntrap 'echo stopped > results/last; exit 0' TERM\necho ready\nwhile :; do sleep 0.05; done\n";
-    let task = rig.submit("stop", script, &["--results", "results"])?;
+    let task = rig.submit("stop", script, &["--workdir", ".", "--results", "results"])?;
     rig.wait_running(&task)?;
     wait_for_log(&rig, "stop", "ready\n")?;
     rig.run(["stop", "stop"])?.success()?;
@@ -214,7 +216,7 @@ fn wait_for_log(rig: &Rig, task: &str, text: &str) -> Result<()> {
 fn destroy_while_running_saves_first() -> Result<()> {
     let rig = Rig::new()?;
     let script = "#!/bin/sh\nmkdir -p results\ntrap 'echo late > results/late; exit 1' TERM\necho early > results/early\necho ready\nwhile :; do sleep 0.05; done\n";
-    let task = rig.submit("saves", script, &["--results", "results"])?;
+    let task = rig.submit("saves", script, &["--workdir", ".", "--results", "results"])?;
     rig.wait_running(&task)?;
     wait_for_log(&rig, "saves", "ready\n")?;
     rig.run(["destroy", "saves"])?.success()?;
@@ -229,7 +231,7 @@ fn destroy_while_running_saves_first() -> Result<()> {
 fn a_local_file_that_differs_is_kept() -> Result<()> {
     let rig = Rig::new()?;
     rig.file("results/answer", "mine, older\n")?;
-    let task = rig.submit("keep", COUNT, &["--results", "results"])?;
+    let task = rig.submit("keep", COUNT, &["--workdir", ".", "--results", "results"])?;
     rig.wait_finished(&task)?;
     rig.file("results/answer", "mine, edited meanwhile\n")?;
     let pulled = rig.run(["pull", "keep"])?;
@@ -268,7 +270,7 @@ fn the_environment_travels_and_is_seen_nowhere() -> Result<()> {
 #[test]
 fn everything_answers_in_json() -> Result<()> {
     let rig = Rig::new()?;
-    let task = rig.submit("json", COUNT, &["--results", "results"])?;
+    let task = rig.submit("json", COUNT, &["--workdir", ".", "--results", "results"])?;
     rig.wait_finished(&task)?;
     for command in ["status", "pull", "stop", "destroy"] {
         let done = rig.run(["--output", "json", command, "json"])?;
