@@ -1,1 +1,61 @@
-fn main() {}
+//! `tpi-agent`: see the library.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use tpi_agent::{
+    config::{self, TestHooks},
+    supervisor::End,
+};
+use tracing_subscriber::EnvFilter;
+
+/// Runs a task on the machine that it is started on.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Take a slot of the task and work on it until it ends. Exit codes: 0 done and given back, 1 never held a
+    /// slot, 75 another machine continues.
+    Run {
+        /// What the machine was told at boot.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+/// The slot is for another machine: come again (`EX_TEMPFAIL`).
+const ANOTHER_CONTINUES: u8 = 75;
+
+fn main() -> ExitCode {
+    // Only fails when one is installed already, which is as good.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let filter = EnvFilter::try_from_env("TPI_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
+    let Command::Run { config } = Arguments::parse().command;
+    match run(&config) {
+        Ok(End::Finished) => ExitCode::SUCCESS,
+        Ok(End::Interrupted | End::Superseded) => ExitCode::from(ANOTHER_CONTINUES),
+        Err(error) => {
+            let causes: Vec<String> =
+                std::iter::successors(Some(&*error as &dyn std::error::Error), |e| e.source())
+                    .map(ToString::to_string)
+                    .collect();
+            tracing::error!("{}", causes.join(": "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(path: &std::path::Path) -> Result<End, Box<dyn std::error::Error>> {
+    let config = config::load(path)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let end = runtime.block_on(tpi_agent::run(config, TestHooks::from_environment()))?;
+    // A probe that hangs in the kernel must not keep the machine.
+    runtime.shutdown_background();
+    Ok(end)
+}

@@ -9,7 +9,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// SHA-256 of a certificate's DER form, in lower-case hexadecimal: names a client in `clients/`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -48,6 +48,7 @@ pub enum CertError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PinnedCert {
     der: Vec<u8>,
+    names: Vec<String>,
     not_before: Timestamp,
     not_after: Timestamp,
 }
@@ -71,7 +72,7 @@ impl PinnedCert {
     /// # Errors
     /// [`CertError::Malformed`].
     pub fn from_der(der: Vec<u8>) -> Result<Self, CertError> {
-        let (not_before, not_after) = {
+        let (names, not_before, not_after) = {
             let (rest, cert) =
                 X509Certificate::from_der(&der).map_err(|e| CertError::Malformed(e.to_string()))?;
             if !rest.is_empty() {
@@ -80,10 +81,13 @@ impl PinnedCert {
             let at = |seconds: i64| {
                 Timestamp::from_second(seconds).map_err(|e| CertError::Malformed(e.to_string()))
             };
+            let alternative =
+                cert.subject_alternative_name().map_err(|e| CertError::Malformed(e.to_string()))?;
+            let names = alternative.map_or_else(Vec::new, |found| dns_names(&found.value.general_names));
             let validity = cert.validity();
-            (at(validity.not_before.timestamp())?, at(validity.not_after.timestamp())?)
+            (names, at(validity.not_before.timestamp())?, at(validity.not_after.timestamp())?)
         };
-        Ok(Self { der, not_before, not_after })
+        Ok(Self { der, names, not_before, not_after })
     }
 
     /// The certificate itself.
@@ -96,6 +100,12 @@ impl PinnedCert {
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.der)
+    }
+
+    /// Whether it was made for a DNS name. Case does not count; there are no wildcards.
+    #[must_use]
+    pub fn is_for(&self, name: &str) -> bool {
+        self.names.iter().any(|own| own.eq_ignore_ascii_case(name))
     }
 
     /// Last moment of its validity.
@@ -117,4 +127,14 @@ impl PinnedCert {
         }
         Ok(())
     }
+}
+
+fn dns_names(names: &[GeneralName<'_>]) -> Vec<String> {
+    let mut found = Vec::new();
+    for name in names {
+        if let GeneralName::DNSName(name) = name {
+            found.push((*name).to_owned());
+        }
+    }
+    found
 }

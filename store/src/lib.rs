@@ -14,6 +14,7 @@ pub mod layout;
 pub mod log;
 pub mod record;
 pub mod rules;
+mod segments;
 pub mod snapshot;
 pub mod telemetry;
 

@@ -5,7 +5,12 @@ use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use tpi_proto::id::{RunId, TaskId};
 
-use crate::{Store, StoreError, log::LogFormatError};
+use crate::{
+    Store, StoreError,
+    layout::TaskKeys,
+    log::LogFormatError,
+    segments::{self, Gaps, Piece, Sequence},
+};
 
 /// One second of a machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,20 +59,67 @@ pub struct GpuSample {
     pub processes: u32,
 }
 
-/// Samples, compressed.
-pub fn encode_segment(_samples: &[Sample]) -> Result<Bytes, LogFormatError> {
-    unimplemented!()
+/// Most samples in one segment: an hour.
+pub const SEGMENT_SAMPLES: usize = 3600;
+/// Most bytes of one segment before compression.
+const SEGMENT_BYTES: usize = 64 << 20;
+
+impl Piece for Sample {
+    fn start(&self) -> u64 {
+        self.sequence
+    }
+    fn end(&self) -> u64 {
+        self.sequence.saturating_add(1)
+    }
+    fn cut(self, _from: u64) -> Self {
+        self
+    }
 }
+
+/// Samples, compressed: zstd over one JSON object a line.
+///
+/// # Errors
+/// More than [`SEGMENT_SAMPLES`], counted from the first sequence number to the last: no reader would find them.
+pub fn encode_segment(samples: &[Sample]) -> Result<Bytes, LogFormatError> {
+    if let (Some(first), Some(last)) = (samples.first(), samples.last())
+        && last.sequence.saturating_sub(first.sequence) >= SEGMENT_SAMPLES as u64
+    {
+        return Err(LogFormatError("more samples than fit a segment".into()));
+    }
+    let mut lines = Vec::new();
+    for sample in samples {
+        serde_json::to_writer(&mut lines, sample).map_err(|e| LogFormatError(e.to_string()))?;
+        lines.push(b'\n');
+    }
+    segments::compress(&lines)
+}
+
 /// The samples of a segment; refuses more than `limit` bytes of content.
-pub fn decode_segment(_segment: &[u8], _limit: usize) -> Result<Vec<Sample>, LogFormatError> {
-    unimplemented!()
+///
+/// # Errors
+/// Bytes that are no segment, more than `limit` bytes.
+pub fn decode_segment(segment: &[u8], limit: usize) -> Result<Vec<Sample>, LogFormatError> {
+    segments::decompress(segment, limit)?
+        .split(|&byte| byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).map_err(|e| LogFormatError(e.to_string())))
+        .collect()
 }
-/// What is stored of a run's samples from a sequence number on, at present.
+
+/// What is stored of a run's samples from a sequence number on, at present. Samples that were never taken or
+/// lost with a machine are skipped: a curve with a hole is better than none.
 pub fn read_stored(
-    _store: &Store,
-    _task: &TaskId,
-    _run: RunId,
-    _from: u64,
+    store: &Store,
+    task: &TaskId,
+    run: RunId,
+    from: u64,
 ) -> BoxStream<'static, Result<Sample, StoreError>> {
-    unimplemented!()
+    let sequence = Sequence {
+        store: store.clone(),
+        prefix: TaskKeys::new(task).telemetry(run.slot, run.attempt),
+        span: SEGMENT_SAMPLES as u64,
+        gaps: Gaps::Skipped,
+        decode: |segment| decode_segment(segment, SEGMENT_BYTES),
+    };
+    sequence.read(from)
 }

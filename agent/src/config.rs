@@ -1,0 +1,136 @@
+//! What the machine was told at boot, checked; and where its files lie.
+
+use std::path::{Path, PathBuf};
+
+use jiff::SignedDuration;
+use tpi_proto::machine::{MACHINE_CONFIG_VERSION, MachineConfig};
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// No such file, or not readable.
+    #[error("reading {path:?}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not JSON of this shape.
+    #[error("parsing {path:?}")]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Written for another agent.
+    #[error("{path:?} has version {found}, this agent knows {MACHINE_CONFIG_VERSION}")]
+    Version {
+        /// Which.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// A value that cannot work.
+    #[error("{path:?}: {cause}")]
+    Invalid {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        cause: String,
+    },
+}
+
+/// Reads and checks a configuration.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn load(path: &Path) -> Result<MachineConfig, ConfigError> {
+    let text = std::fs::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let config: MachineConfig = serde_json::from_slice(&text)
+        .map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
+    if config.version != MACHINE_CONFIG_VERSION {
+        return Err(ConfigError::Version { path: path.to_owned(), found: config.version });
+    }
+    match check(&config) {
+        Ok(()) => Ok(config),
+        Err(cause) => Err(ConfigError::Invalid { path: path.to_owned(), cause }),
+    }
+}
+
+fn check(config: &MachineConfig) -> Result<(), String> {
+    if config.slots == 0 {
+        return Err("a task has at least one slot".to_owned());
+    }
+    if !config.root.is_absolute() {
+        return Err(format!("root {:?} is not an absolute path", config.root));
+    }
+    if config.machine.0.is_empty() || config.machine.0.contains(['\0', '=', '/']) {
+        return Err(format!("{:?} is not a machine's name", config.machine.0));
+    }
+    let t = &config.timings;
+    if t.lease_renew == 0 || t.lease_renew.saturating_mul(2) > t.lease_ttl {
+        return Err(format!(
+            "a lease of {} ms must be renewed at least twice in its time, not every {} ms",
+            t.lease_ttl, t.lease_renew
+        ));
+    }
+    Ok(())
+}
+
+/// Where everything lies that the agent writes.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    root: PathBuf,
+}
+
+impl Paths {
+    /// Below `config.root`.
+    #[must_use]
+    pub fn new(config: &MachineConfig) -> Self {
+        Self { root: config.root.clone() }
+    }
+
+    /// The script's work directory.
+    #[must_use]
+    pub fn work(&self) -> PathBuf {
+        self.root.join("work")
+    }
+
+    /// Logs on their way to the store, one folder per run.
+    #[must_use]
+    pub fn spool(&self) -> PathBuf {
+        self.root.join("spool")
+    }
+
+    /// The agent's key.
+    #[must_use]
+    pub fn keys(&self) -> PathBuf {
+        self.root.join("keys")
+    }
+
+    /// The script itself and small things of this boot.
+    #[must_use]
+    pub fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+}
+
+/// Switches that only tests use. This is the one place that reads them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TestHooks {
+    /// `__TPI_TEST_CLOCK_OFFSET`: seconds by which this computer's clock is taken to be wrong.
+    pub clock_offset: SignedDuration,
+}
+
+impl TestHooks {
+    /// From the process' environment.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        let seconds = std::env::var("__TPI_TEST_CLOCK_OFFSET").ok().and_then(|v| v.parse().ok()).unwrap_or(0);
+        Self { clock_offset: SignedDuration::from_secs(seconds) }
+    }
+}

@@ -1,0 +1,288 @@
+//! Who this agent is: a key made on the machine that never leaves it, and a certificate that is published.
+//!
+//! The certificate names the task and the run, never an address, and is valid for somewhat longer than the task
+//! may live on either side, so that no client's clock that is a little off turns a good agent away.
+
+use std::{
+    io::{self, Write as _},
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tpi_proto::{
+    id::{MachineId, RunId, TaskId},
+    machine::{Addresses, HttpCall, MachineConfig, Signing},
+};
+use tpi_store::{
+    Store, StoreError,
+    layout::TaskKeys,
+    record::{Identity, RECORD_VERSION},
+};
+
+/// Before its making, a certificate is valid for so long: clients' clocks may be behind.
+const BACKDATED: SignedDuration = SignedDuration::from_hours(24);
+/// After the task's deadline, so long: clients' clocks may be ahead, and saving may take its time.
+const BEYOND_DEADLINE: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// For each question to a metadata service.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why there is no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A file of the key.
+    #[error("{operation} {}", path.display())]
+    File {
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The key or the certificate.
+    #[error("making a key and certificate")]
+    Make(#[source] rcgen::Error),
+    /// It could not be published.
+    #[error("publishing where this agent can be reached")]
+    Publish(#[source] StoreError),
+}
+
+/// A key and its certificate. `Debug` does not show the key.
+pub struct KeyPair {
+    /// What others compare with.
+    pub certificate: CertificateDer<'static>,
+    /// The same as text.
+    pub certificate_pem: String,
+    /// Never leaves the machine.
+    pub key: PrivateKeyDer<'static>,
+}
+
+impl std::fmt::Debug for KeyPair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyPair").field("certificate", &self.certificate_pem).finish_non_exhaustive()
+    }
+}
+
+impl KeyPair {
+    /// A new key for one run, and a certificate for [`RunId::server_name`]; a copy of the key lies in `root/keys/`,
+    /// readable by its owner only. A run never has more than one key: an agent that starts again has a new attempt.
+    ///
+    /// # Errors
+    /// The key cannot be made or written.
+    pub fn create(
+        root: &Path,
+        task: &TaskId,
+        run: RunId,
+        now: Timestamp,
+        deadline: Timestamp,
+    ) -> Result<Self, IdentityError> {
+        let key = rcgen::KeyPair::generate().map_err(IdentityError::Make)?;
+        let until = now.max(deadline);
+        let params = server_params(&run.server_name(task), now - BACKDATED, until + BEYOND_DEADLINE)
+            .map_err(IdentityError::Make)?;
+        let certificate = params.self_signed(&key).map_err(IdentityError::Make)?;
+        write_key(&root.join("keys"), &format!("{run}.pem"), key.serialize_pem().as_bytes())?;
+        Ok(Self {
+            certificate: certificate.der().clone(),
+            certificate_pem: certificate.pem(),
+            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+        })
+    }
+}
+
+fn server_params(
+    name: &str,
+    from: Timestamp,
+    until: Timestamp,
+) -> Result<rcgen::CertificateParams, rcgen::Error> {
+    let mut params = rcgen::CertificateParams::new(vec![name.to_owned()])?;
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "tpi-agent");
+    params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    let at = |time: Timestamp| {
+        rcgen::date_time_ymd(1970, 1, 1)
+            + Duration::from_secs(u64::try_from(time.as_second()).unwrap_or_default())
+    };
+    params.not_before = at(from);
+    params.not_after = at(until);
+    Ok(params)
+}
+
+fn write_key(dir: &Path, name: &str, pem: &[u8]) -> Result<(), IdentityError> {
+    let error = |operation, path: &Path| {
+        let path = path.to_owned();
+        move |source| IdentityError::File { operation, path, source }
+    };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(error("creating", dir))?;
+    let path = dir.join(name);
+    let fresh = dir.join(format!(".{name}.new"));
+    match std::fs::remove_file(&fresh) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(error("removing", &fresh)(e)),
+    }
+    // Created with its final mode, so that at no moment anybody else can read it.
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&fresh)
+        .map_err(error("creating", &fresh))?;
+    file.write_all(pem).map_err(error("writing", &fresh))?;
+    std::fs::rename(&fresh, &path).map_err(error("renaming", &fresh))
+}
+
+/// Says where this agent can be reached, and with which certificate it will answer there.
+///
+/// # Errors
+/// The store's. An address that a metadata service does not tell is left out.
+pub async fn publish(
+    store: &Store,
+    config: &MachineConfig,
+    run: RunId,
+    certificate_pem: &str,
+    bound: SocketAddr,
+) -> Result<(), IdentityError> {
+    let addresses = addresses(config, run, bound).await;
+    if addresses.is_empty() {
+        tracing::warn!("no address is known under which clients could reach this agent");
+    }
+    let identity = Identity {
+        version: RECORD_VERSION,
+        run,
+        machine: config.machine.clone(),
+        certificate: certificate_pem.to_owned(),
+        addresses,
+        agent: agent_name(),
+    };
+    let key = TaskKeys::new(&config.task).identity(run);
+    store.put_json(&key, &identity).await.map_err(IdentityError::Publish)?;
+    Ok(())
+}
+
+/// Name and version of this program.
+#[must_use]
+pub fn agent_name() -> String {
+    concat!("tpi-agent/", env!("CARGO_PKG_VERSION")).to_owned()
+}
+
+async fn addresses(config: &MachineConfig, run: RunId, bound: SocketAddr) -> Vec<String> {
+    let hosts = match &config.addresses {
+        Addresses::Static { hosts } => hosts.clone(),
+        Addresses::Metadata { calls } => {
+            // All at once: a service that does not answer must not cost its timeout once per call.
+            let asked = calls.iter().map(|call| metadata(call, &config.task, &config.machine, run));
+            futures::future::join_all(asked).await.into_iter().flatten().collect()
+        }
+    };
+    let mut found = Vec::new();
+    for host in hosts {
+        let address = with_port(&host, bound.port());
+        if !found.contains(&address) {
+            found.push(address);
+        }
+    }
+    found
+}
+
+/// `host:port`, with brackets around an IPv6 address.
+fn with_port(host: &str, port: u16) -> String {
+    match host.parse::<IpAddr>() {
+        Ok(ip) => SocketAddr::new(ip, port).to_string(),
+        Err(_) => format!("{host}:{port}"),
+    }
+}
+
+/// One address in plain text. Anything else that an HTTP server might answer with is no address.
+async fn metadata(call: &HttpCall, task: &TaskId, machine: &MachineId, run: RunId) -> Option<String> {
+    match ask(call, task, machine, run).await {
+        Ok(text) => {
+            let text = text.trim();
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':');
+            if !text.is_empty() && text.len() <= 253 && text.chars().all(plain) {
+                Some(text.to_owned())
+            } else {
+                tracing::debug!(url = call.url, "the metadata service answered with no address");
+                None
+            }
+        }
+        Err(error) => {
+            tracing::debug!(url = call.url, error = &error as &dyn std::error::Error, "no address from here");
+            None
+        }
+    }
+}
+
+async fn ask(
+    call: &HttpCall,
+    task: &TaskId,
+    machine: &MachineId,
+    run: RunId,
+) -> Result<String, reqwest::Error> {
+    let fill = |template: &str| {
+        template
+            .replace("{task}", task.as_str())
+            .replace("{machine}", &machine.0)
+            .replace("{slot}", &run.slot.to_string())
+            .replace("{attempt}", &run.attempt.to_string())
+    };
+    let client = reqwest::Client::builder().timeout(METADATA_TIMEOUT).no_proxy().build()?;
+    let method = reqwest::Method::from_bytes(call.method.as_bytes()).unwrap_or(reqwest::Method::GET);
+    let mut request = client.request(method, fill(&call.url));
+    for (name, value) in &call.headers {
+        request = request.header(name, value);
+    }
+    let Signing::None = call.signing;
+    if !call.body.is_empty() {
+        request = request.body(fill(&call.body));
+    }
+    request.send().await?.error_for_status()?.text().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use tpi_proto::{
+        cert::PinnedCert,
+        id::{Attempt, SlotIndex},
+    };
+
+    use super::*;
+
+    #[test]
+    fn the_certificate_names_the_run_and_outlives_the_task() {
+        let root = tempfile::tempdir().expect("a directory");
+        let task = TaskId::deterministic("hello").expect("a name");
+        let run = RunId { slot: SlotIndex(1), attempt: Attempt(2) };
+        let now = Timestamp::now();
+        let deadline = now + SignedDuration::from_hours(5);
+        let pair = KeyPair::create(root.path(), &task, run, now, deadline).expect("a key");
+        let cert = PinnedCert::from_pem(pair.certificate_pem.as_bytes()).expect("a certificate");
+        assert_eq!(cert.der(), pair.certificate.as_ref());
+        assert!(cert.is_for(&run.server_name(&task)));
+        assert!(!cert.is_for("localhost"));
+        assert_eq!(cert.check_validity(now - SignedDuration::from_hours(23)), Ok(()));
+        assert_eq!(cert.check_validity(deadline + SignedDuration::from_hours(24 * 29)), Ok(()));
+        assert!(cert.check_validity(now - SignedDuration::from_hours(25)).is_err());
+        assert!(!format!("{pair:?}").contains("PRIVATE"));
+
+        let key = std::fs::metadata(root.path().join("keys/1-2.pem")).expect("the key's file");
+        assert_eq!(key.permissions().mode() & 0o777, 0o600);
+        let keys = std::fs::metadata(root.path().join("keys")).expect("the folder");
+        assert_eq!(keys.permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn ports_are_put_behind_every_kind_of_host() {
+        assert_eq!(with_port("10.0.0.1", 7), "10.0.0.1:7");
+        assert_eq!(with_port("::1", 7), "[::1]:7");
+        assert_eq!(with_port("a.example", 7), "a.example:7");
+    }
+}

@@ -1,0 +1,35 @@
+//! Looks for the cloud's notice that it takes the machine back. Where and how is data of the machine's configuration.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tpi_proto::machine::PreemptionNotice;
+
+use crate::{
+    fault::chain,
+    release::{CallError, Names, call},
+    supervisor::Event,
+};
+
+/// Asks until there is a notice, then says so once.
+pub(crate) async fn watch(notice: PreemptionNotice, names: Names, events: mpsc::Sender<Event>) {
+    let interval = Duration::from_millis(notice.interval_millis.max(100));
+    loop {
+        match call(&notice.call, &names, interval.max(Duration::from_secs(2))).await {
+            Ok((200, body)) if notice.contains.as_ref().is_none_or(|text| body.contains(text.as_str())) => {
+                // The supervisor is gone only when it needs no telling.
+                drop(events.send(Event::Preempted).await);
+                return;
+            }
+            Ok(_) => {}
+            Err(error @ CallError::Invalid(_)) => {
+                tracing::error!(error = chain(&error), "preemption notices cannot be looked for");
+                return;
+            }
+            Err(error @ CallError::Failed(_)) => {
+                tracing::debug!(error = chain(&error), "looking for a preemption notice");
+            }
+        }
+        tokio::time::sleep(interval).await;
+    }
+}

@@ -1,0 +1,275 @@
+//! Saving the work directory while the script runs, and restoring it.
+//!
+//! A save is complete in itself: content first, then one manifest that commits the generation. Only changed files
+//! are read and sent. Before the commit the slot is renewed, so a machine that was replaced cannot commit.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt;
+use tokio::sync::{mpsc, oneshot};
+use tpi_proto::id::{SlotIndex, TaskId};
+use tpi_store::{
+    Store, StoreErrorKind,
+    layout::TaskKeys,
+    rules::Rules,
+    snapshot::{
+        Existing, Manifest, OutsideLinks, PushOptions, Quiet, RestoreOptions, RestoreReport, SnapshotError,
+        Space, plan, push, restore,
+    },
+};
+
+use crate::{
+    fault::chain,
+    slots::Fence,
+    supervisor::{Concern, Event},
+};
+
+/// Manifests of earlier generations that are kept.
+const KEEP: usize = 3;
+/// Tries of a last save whose failure will hardly go away.
+const TRIES: u32 = 3;
+/// Longest pause between two saves of a folder that takes long to look through.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// Why saving or restoring failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SaveError {
+    /// The snapshot.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The manifest or its key.
+    #[error(transparent)]
+    Store(#[from] tpi_store::StoreError),
+    /// Another machine holds the slot.
+    #[error("another machine holds the slot")]
+    Fenced,
+}
+
+impl SaveError {
+    /// Whether it may go away: the network, credentials being renewed, a full disk being cleared.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Store(error) | Self::Snapshot(SnapshotError::Store(error)) => match error.kind {
+                StoreErrorKind::Unavailable
+                | StoreErrorKind::Unauthenticated
+                | StoreErrorKind::NoSpace
+                | StoreErrorKind::Conflict
+                | StoreErrorKind::AlreadyExists
+                | StoreErrorKind::NotFound
+                | StoreErrorKind::Other => true,
+                StoreErrorKind::PermissionDenied | StoreErrorKind::Corrupt | StoreErrorKind::Unsupported => {
+                    false
+                }
+            },
+            Self::Snapshot(SnapshotError::NoSpace { .. }) => true,
+            Self::Snapshot(
+                SnapshotError::File { .. } | SnapshotError::Unsafe { .. } | SnapshotError::Damaged { .. },
+            )
+            | Self::Fenced => false,
+        }
+    }
+}
+
+/// What was restored.
+#[derive(Debug)]
+pub(crate) struct Restored {
+    /// Its manifest; absent when the task began with an empty folder.
+    pub(crate) manifest: Option<Arc<Manifest>>,
+    /// Newest generation there is of this slot.
+    pub(crate) generation: Option<u64>,
+    /// What it took.
+    pub(crate) report: RestoreReport,
+}
+
+/// Fills an empty work directory with the newest save of the slot, or with what was submitted.
+pub(crate) async fn restore_newest(
+    store: &Store,
+    task: &TaskId,
+    slot: SlotIndex,
+    work: &std::path::Path,
+    input_stored: bool,
+) -> Result<Restored, SaveError> {
+    let keys = TaskKeys::new(task);
+    let file = |operation, source| SnapshotError::File { operation, path: work.to_owned(), source };
+    match tokio::fs::remove_dir_all(work).await {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(file("emptying", error).into()),
+    }
+    tokio::fs::create_dir_all(work).await.map_err(|e| file("making", e))?;
+    let generations = generations(store, &keys, slot).await?;
+    let newest = generations.last().copied();
+    let key = match newest {
+        Some(generation) => Some(keys.saved_generation(slot, generation)),
+        None => input_stored.then(|| keys.input()),
+    };
+    let Some(key) = key else {
+        return Ok(Restored { manifest: None, generation: None, report: RestoreReport::default() });
+    };
+    let manifest = Manifest::from_bytes(&store.get(&key).await?)?;
+    let options = RestoreOptions {
+        only: None,
+        rules: Rules::everything(),
+        existing: Existing::Replace,
+        outside_links: OutsideLinks::Keep,
+        base: None,
+    };
+    let report = restore(store, &manifest, work, &options, &Quiet).await?;
+    Ok(Restored { manifest: Some(Arc::new(manifest)), generation: newest, report })
+}
+
+async fn generations(store: &Store, keys: &TaskKeys, slot: SlotIndex) -> Result<Vec<u64>, SaveError> {
+    let mut found = Vec::new();
+    let mut listing = store.list(&keys.saved(slot), None);
+    while let Some(object) = listing.next().await {
+        let key = object?.key;
+        let name = key.rsplit('/').next().and_then(|n| n.strip_suffix(".json"));
+        found.extend(name.and_then(|n| n.parse::<u64>().ok()));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// What the saver is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Save now, without waiting for the next turn.
+    Now,
+    /// Save for the last time; answered when that is done or hopeless. The saver ends.
+    Last(oneshot::Sender<Result<(), String>>),
+}
+
+/// Saves one work directory.
+#[derive(Debug)]
+pub(crate) struct Saver {
+    pub(crate) store: Store,
+    pub(crate) task: TaskId,
+    pub(crate) slot: SlotIndex,
+    pub(crate) work: PathBuf,
+    /// Remembers hashes between saves.
+    pub(crate) index: PathBuf,
+    pub(crate) base: Option<Arc<Manifest>>,
+    pub(crate) generation: Option<u64>,
+    pub(crate) interval: Duration,
+    pub(crate) fence: Fence,
+    pub(crate) events: mpsc::Sender<Event>,
+}
+
+impl Saver {
+    /// Saves whenever something changed, until the last save or until nobody commands.
+    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut troubled = false;
+        let mut due = tokio::time::Instant::now() + self.interval;
+        loop {
+            let command = tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => command,
+                    None => return,
+                },
+                () = tokio::time::sleep_until(due) => Command::Now,
+            };
+            match command {
+                Command::Now => {
+                    let began = Instant::now();
+                    let result = self.save().await;
+                    self.report(&mut troubled, &result).await;
+                    // A folder that takes long to look through is looked at less often.
+                    let pause = self.interval.max((began.elapsed() * 4).min(LONGEST_PAUSE));
+                    due = tokio::time::Instant::now() + pause;
+                }
+                Command::Last(reply) => {
+                    let result = self.save_last(&mut troubled).await;
+                    // Given up meanwhile when nobody listens.
+                    drop(reply.send(result.map_err(|e| chain(&e))));
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn save_last(&mut self, troubled: &mut bool) -> Result<(), SaveError> {
+        let mut pause = Duration::from_millis(200);
+        let mut tries = 0;
+        loop {
+            let result = self.save().await;
+            self.report(troubled, &result).await;
+            let Err(error) = result else { return Ok(()) };
+            tries += 1;
+            if tries >= TRIES && !error.may_pass() {
+                return Err(error);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(10));
+        }
+    }
+
+    async fn report(&self, troubled: &mut bool, result: &Result<(), SaveError>) {
+        let text = match result {
+            Ok(()) => None,
+            Err(error) => Some(format!("the work directory could not be saved: {}", chain(error))),
+        };
+        if text.is_some() || *troubled {
+            *troubled = text.is_some();
+            // The supervisor is gone only when nobody is to be told any more.
+            drop(self.events.send(Event::Concern { concern: Concern::Save, text }).await);
+        }
+    }
+
+    /// One save, if anything changed since the last.
+    async fn save(&mut self) -> Result<(), SaveError> {
+        let options = PushOptions {
+            rules: Rules::everything(),
+            space: Space::Task(self.task.clone()),
+            index: Some(self.index.clone()),
+            base: self.base.clone(),
+        };
+        let plan = plan(&self.store, &self.work, options, &Quiet).await?;
+        let manifest = Arc::new(push(&self.store, plan, &Quiet).await?);
+        if self.base.as_ref().is_some_and(|base| base.same_content(&manifest)) {
+            return Ok(());
+        }
+        let keys = TaskKeys::new(&self.task);
+        let generation = self.commit(&keys, &manifest).await?;
+        self.generation = Some(generation);
+        self.base = Some(manifest);
+        drop(self.events.send(Event::Saved { generation }).await);
+        self.prune(&keys).await;
+        Ok(())
+    }
+
+    async fn commit(&self, keys: &TaskKeys, manifest: &Manifest) -> Result<u64, SaveError> {
+        let content = manifest.to_bytes();
+        let mut generation = self.generation.map_or(1, |g| g + 1);
+        loop {
+            if !self.fence.confirm().await {
+                return Err(SaveError::Fenced);
+            }
+            let key = keys.saved_generation(self.slot, generation);
+            match self.store.create(&key, content.clone()).await {
+                Ok(_) => return Ok(generation),
+                // An earlier try of ours whose answer was lost: the slot was confirmed, so nobody else writes here.
+                Err(error) if error.kind == StoreErrorKind::AlreadyExists => {
+                    if self.store.get(&key).await? == content {
+                        return Ok(generation);
+                    }
+                    generation += 1;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Drops manifests that nobody will restore any more. Failing is harmless.
+    async fn prune(&self, keys: &TaskKeys) {
+        let Ok(found) = generations(&self.store, keys, self.slot).await else { return };
+        for old in found.iter().rev().skip(KEEP) {
+            if let Err(error) = self.store.delete(&keys.saved_generation(self.slot, *old)).await {
+                tracing::warn!(error = chain(&error), "removing an old save");
+            }
+        }
+    }
+}

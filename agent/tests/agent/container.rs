@@ -1,0 +1,1 @@
+//! The same in a container, where an engine can be reached.

@@ -1,0 +1,1 @@
+//! What every cloud has to do, as a suite that runs on any of them.

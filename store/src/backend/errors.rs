@@ -1,0 +1,120 @@
+//! Where errors of libraries and of the system become ours: the one place.
+
+use std::{error::Error, io};
+
+use object_store::client::HttpError;
+
+use super::{StoreError, StoreErrorKind};
+
+/// Codes of S3 answers that say who is asking is not known (any more), as opposed to not allowed.
+const IDENTITY: [&str; 7] = [
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "TokenRefreshRequired",
+    "RequestTimeTooSkewed",
+    "UnrecognizedClient",
+];
+
+/// The same for answers that go away when one asks again later.
+const BUSY: [&str; 5] =
+    ["SlowDown", "status code: 5", "status code: 429", "status code: 408", "RequestTimeout"];
+
+/// Kind of an error of the system.
+pub(super) fn io_kind(error: &io::Error) -> StoreErrorKind {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the list is open")]
+    match error.kind() {
+        io::ErrorKind::NotFound => StoreErrorKind::NotFound,
+        io::ErrorKind::AlreadyExists => StoreErrorKind::AlreadyExists,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            StoreErrorKind::PermissionDenied
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            StoreErrorKind::NoSpace
+        }
+        io::ErrorKind::TimedOut
+        | io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::NotConnected
+        | io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::NetworkDown
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::Interrupted
+        | io::ErrorKind::WouldBlock
+        | io::ErrorKind::StaleNetworkFileHandle
+        | io::ErrorKind::UnexpectedEof => StoreErrorKind::Unavailable,
+        _ => StoreErrorKind::Other,
+    }
+}
+
+fn causes<'a>(first: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(first), |error| (*error).source())
+}
+
+/// Kind of an error that `object_store` has no name for: told by what caused it.
+fn kind_by_cause(error: &(dyn Error + 'static)) -> StoreErrorKind {
+    for cause in causes(error) {
+        if let Some(io) = cause.downcast_ref::<io::Error>()
+            && !matches!(io_kind(io), StoreErrorKind::Other)
+        {
+            return io_kind(io);
+        }
+        if cause.downcast_ref::<HttpError>().is_some() {
+            return StoreErrorKind::Unavailable;
+        }
+    }
+    let text = causes(error).map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    if IDENTITY.iter().any(|code| text.contains(code)) {
+        StoreErrorKind::Unauthenticated
+    } else if BUSY.iter().any(|code| text.contains(code)) {
+        StoreErrorKind::Unavailable
+    } else {
+        StoreErrorKind::Other
+    }
+}
+
+fn kind(error: &object_store::Error) -> StoreErrorKind {
+    use object_store::Error as E;
+    let says = |code: &str| causes(error).any(|cause| cause.to_string().contains(code));
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the list is open")]
+    match error {
+        // The bucket, not the object.
+        E::NotFound { .. } if says("NoSuchBucket") => StoreErrorKind::Unsupported,
+        E::NotFound { .. } => StoreErrorKind::NotFound,
+        E::AlreadyExists { .. } => StoreErrorKind::AlreadyExists,
+        E::Precondition { .. } | E::NotModified { .. } => StoreErrorKind::Conflict,
+        E::PermissionDenied { .. } if IDENTITY.iter().any(|code| says(code)) => {
+            StoreErrorKind::Unauthenticated
+        }
+        E::PermissionDenied { .. } => StoreErrorKind::PermissionDenied,
+        E::Unauthenticated { .. } => StoreErrorKind::Unauthenticated,
+        E::InvalidPath { .. }
+        | E::NotSupported { .. }
+        | E::NotImplemented { .. }
+        | E::UnknownConfigurationKey { .. } => StoreErrorKind::Unsupported,
+        E::Generic { .. } => kind_by_cause(error),
+        _ => StoreErrorKind::Other,
+    }
+}
+
+impl StoreError {
+    pub(crate) fn new(
+        kind: StoreErrorKind,
+        operation: &'static str,
+        key: &str,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        Self { kind, operation, key: key.to_owned(), source: Some(source.into()) }
+    }
+
+    pub(super) fn of(operation: &'static str, key: &str, source: object_store::Error) -> Self {
+        Self::new(kind(&source), operation, key, source)
+    }
+
+    pub(super) fn of_io(operation: &'static str, key: &str, source: io::Error) -> Self {
+        Self::new(io_kind(&source), operation, key, source)
+    }
+}
