@@ -220,7 +220,8 @@ async fn show(context: &Context, task: &Located, wanted: &Wanted) -> Result<End,
         start: wanted.start.clone(),
         follow: wanted.follow,
         telemetry: wanted.follow && (ui.is_live() || ui.is_json()),
-        identity: if wanted.follow { context.identity() } else { None },
+        // Without following too: the agent has what is not in the store yet.
+        identity: context.identity(),
     };
     let mut shower = Shower {
         sink: Sink::new(ui, wanted.slots.len() > 1)?,
@@ -347,7 +348,7 @@ impl Shower<'_> {
             Event::Lost { slot, attempt, from } => {
                 let line = SlotLine { attempt: Some(attempt), from_offset: Some(from), ..empty(slot) };
                 self.sink.json("lost", &line)?;
-                self.sink.finish()?;
+                self.sink.finish_slot(slot)?;
                 let at = human::grouped(from);
                 self.context.ui.warning(&self.view.prefixed(
                     slot,
