@@ -348,7 +348,7 @@ impl Shower<'_> {
             Event::Lost { slot, attempt, from } => {
                 let line = SlotLine { attempt: Some(attempt), from_offset: Some(from), ..empty(slot) };
                 self.sink.json("lost", &line)?;
-                self.sink.finish()?;
+                self.sink.finish_slot(slot)?;
                 let at = human::grouped(from);
                 self.context.ui.warning(&self.view.prefixed(
                     slot,
