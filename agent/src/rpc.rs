@@ -420,3 +420,6 @@ fn sample(sample: Sample) -> wire::TelemetrySample {
             .collect(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -212,8 +212,8 @@ fn slots_of(task: &Located, wanted: &[u32]) -> Result<Vec<SlotIndex>, CliError> 
 /// Runs one command and tells how the program ends. The body of `main`; needs the TLS provider installed.
 #[must_use]
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    diagnostics::explain_panics();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    diagnostics::explain_panics(glance(&arguments).format == Format::Json);
     let run = std::panic::AssertUnwindSafe(|| parse_and_run(&arguments));
     std::panic::catch_unwind(run).unwrap_or(Exit::Internal).into()
 }

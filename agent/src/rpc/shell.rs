@@ -118,7 +118,9 @@ fn with_terminal(open: &ShellOpen, window: WindowSize, context: &ProcessContext)
         .map_err(|error| match error {
             pty_process::Error::Io(error) => error,
             pty_process::Error::Rustix(error) => error.into(),
-            other => io::Error::other(other),
+            other @ (pty_process::Error::TokioAsyncFd(_) | pty_process::Error::Unsplit(..)) => {
+                io::Error::other(other)
+            }
         })?;
     let (read, write) = pty.into_split();
     Ok(Session {

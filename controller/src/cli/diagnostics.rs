@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use indicatif::MultiProgress;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
-use super::ui::Ui;
+use super::{PROGRAM, error::CliError, exit::Exit, ui::Ui};
 
 /// Writes above whatever is drawn on the terminal.
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ pub(super) fn log(ui: &Ui, verbosity: u8) {
     };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(ui.is_live())
+        .with_ansi(false)
         .with_writer(Above(ui.drawing().clone()));
     let installed = if ui.is_json() { builder.json().try_init() } else { builder.try_init() };
     if let Err(error) = installed {
@@ -57,21 +57,27 @@ pub(super) fn log(ui: &Ui, verbosity: u8) {
     }
 }
 
-/// Says, before the usual words on where it broke, what that means for tasks.
-pub(super) fn explain_panics() {
+/// Says what it means for tasks when this program breaks, and then where it broke.
+pub(super) fn explain_panics(json: bool) {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        // There is nobody to tell when stderr cannot be written.
-        drop(writeln!(
-            io::stderr(),
-            "error: tpi-controller broke; this is a defect, please report it with the lines below\n\
-             hint: tasks that run go on and end by their deadline: `tpi-controller list` shows them, \
-             `tpi-controller destroy TASK` removes one\n\
-             hint: the command can be run again: it goes on where it was cut off"
-        ));
-        usual(info);
+        let broke =
+            CliError::text(Exit::Internal, "tpi-controller broke; this is a defect, please report it")
+                .hint(format!(
+                    "tasks that run go on and end by their deadline: `{PROGRAM} list` shows them, \
+                 `{PROGRAM} destroy TASK` removes one"
+                ))
+                .hint("the command can be run again: it goes on where it was cut off");
+        if json {
+            let line = broke.caused_by(info.to_string().replace('\n', " ")).json().line().unwrap_or_default();
+            // There is nobody to tell when stderr cannot be written.
+            drop(io::stderr().write_all(&line));
+        } else {
+            drop(io::stderr().write_all(broke.render(&|_, text| text.to_owned()).as_bytes()));
+            usual(info);
+        }
         if cfg!(panic = "abort") {
-            std::process::exit(i32::from(super::exit::Exit::Internal.code()));
+            std::process::exit(i32::from(Exit::Internal.code()));
         }
     }));
 }

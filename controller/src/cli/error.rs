@@ -116,6 +116,17 @@ impl CliError {
         Self::new(Exit::Request, problem)
     }
 
+    /// With one more cause, of the last problem.
+    #[must_use]
+    pub fn caused_by(mut self, cause: impl Into<String>) -> Self {
+        if let Self::Report(report) = &mut self
+            && let Some(problem) = report.errors.last_mut()
+        {
+            problem.causes.push(cause.into());
+        }
+        self
+    }
+
     /// With one more thing to do next; said once only.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

@@ -141,11 +141,14 @@ impl Local {
             .map_err(|e| failed(format!("opening {:?}", files.log()), Leftovers::None, e))?;
         let errors =
             log.try_clone().map_err(|e| failed("opening the group's log".to_owned(), Leftovers::None, e))?;
+        // What the group does is worth a few lines, whatever this program itself is asked to say.
+        let verbosity = std::env::var("TPI_LOG").unwrap_or_else(|_| "warn,tpi_controller=info".to_owned());
         let mut child = tokio::process::Command::new(&program)
             .args(["local-group", "--dir"])
             .arg(files.dir())
             // A task that is submitted from inside another one is not part of that one's machine.
             .env_remove("TPI_MACHINE_ID")
+            .env("TPI_LOG", verbosity)
             .current_dir(files.dir())
             .stdin(Stdio::null())
             .stdout(log)

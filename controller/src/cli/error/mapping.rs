@@ -27,6 +27,7 @@ impl From<EngineError> for CliError {
         let mut report = Self::new(exit, Problem::of(&error));
         let removal = format!("`{PROGRAM} destroy");
         let told = error.hints.iter().any(|hint| hint.contains(&removal));
+        let unhinted = error.hints.is_empty();
         for hint in error.hints {
             report = report.hint(hint);
         }
@@ -34,7 +35,9 @@ impl From<EngineError> for CliError {
             (ErrorKind::LeftBehind, Some(task)) if !told => report.hint(format!(
                 "something may be left behind; this removes it, or says what is left: {removal} {task}`"
             )),
-            (ErrorKind::NotFound, _) => report.hint(format!("the tasks there are: `{PROGRAM} list`")),
+            (ErrorKind::NotFound, _) if unhinted => {
+                report.hint(format!("the tasks there are: `{PROGRAM} list`"))
+            }
             (ErrorKind::Internal, _) => report.hint("this is a defect of tpi-controller; please report it"),
             (
                 ErrorKind::User
@@ -43,6 +46,7 @@ impl From<EngineError> for CliError {
                 | ErrorKind::CloudRefused
                 | ErrorKind::Unreachable
                 | ErrorKind::LeftBehind
+                | ErrorKind::NotFound
                 | ErrorKind::Unverified,
                 _,
             ) => report,

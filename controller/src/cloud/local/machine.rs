@@ -45,7 +45,7 @@ fn is_passed_on(name: &str) -> bool {
         "http_proxy",
         "https_proxy",
         "no_proxy",
-        "RUST_LOG",
+        "TPI_LOG",
     ];
     NAMES.contains(&name) || name.starts_with("AWS_") || name.starts_with("__TPI_TEST_")
 }
