@@ -220,6 +220,8 @@ pub(crate) async fn run(
             Err(error) => failed("running the container", &error),
         }
     } else {
+        // Nobody writes there.
+        drop(ends);
         not_started(format!("the script's interpreter {} is not in the image {image}", interpreter.program))
     };
     if let Err(error) = engine.remove(&id).await {
