@@ -76,7 +76,7 @@ async fn destroy(context: &Context, name: &str, options: &DestroyOptions) -> Res
     if ui.is_json() {
         ui.json(&Envelope::report("destroy", &report))?;
     } else {
-        ui.data(proof::text(&report.proof).as_bytes())?;
+        ui.data(proof::text(&report.proof, true).as_bytes())?;
     }
     if let Some(results) = &report.results
         && (!results.slots.is_empty() || !results.warnings.is_empty())

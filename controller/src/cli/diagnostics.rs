@@ -46,7 +46,7 @@ pub(super) fn log(ui: &Ui, verbosity: u8) {
     };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(ui.is_live())
+        .with_ansi(false)
         .with_writer(Above(ui.drawing().clone()));
     let installed = if ui.is_json() { builder.json().try_init() } else { builder.try_init() };
     if let Err(error) = installed {

@@ -226,6 +226,7 @@ async fn show(context: &Context, task: &Located, wanted: &Wanted) -> Result<End,
     let mut shower = Shower {
         sink: Sink::new(ui, wanted.slots.len() > 1)?,
         view: View::new(ui, &wanted.slots, wanted.follow),
+        follow: wanted.follow,
         context,
     };
     let mut events = link::follow(&task.store, &task.id, options);
@@ -310,6 +311,8 @@ struct Shower<'a> {
     context: &'a Context,
     sink: Sink,
     view: View,
+    /// Whether more is waited for.
+    follow: bool,
 }
 
 impl Shower<'_> {
@@ -340,7 +343,7 @@ impl Shower<'_> {
                 self.sink.json("source", &SlotLine { source: Some((&source).into()), ..empty(slot) })?;
                 let before = self.view.source(slot, source.clone());
                 if before.as_ref() != Some(&source)
-                    && let Some(text) = words::source(&source)
+                    && let Some(text) = words::source(&source, self.follow)
                 {
                     self.say(slot, &text)?;
                 }

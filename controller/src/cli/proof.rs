@@ -3,9 +3,9 @@
 use super::{human, table::table, words};
 use crate::engine::Proof;
 
-/// Text of a proof; empty when no machine was ever seen and none was expected.
+/// Text of a proof. `all`: it is about everything of the task, not only about its machines.
 #[must_use]
-pub(super) fn text(proof: &Proof) -> String {
+pub(super) fn text(proof: &Proof, all: bool) -> String {
     let mut text = String::new();
     if !proof.machines.is_empty() {
         let dollars = |usd: Option<f64>| usd.map_or_else(|| "-".to_owned(), |usd| format!("${usd:.4}"));
@@ -30,7 +30,13 @@ pub(super) fn text(proof: &Proof) -> String {
         }
         text = table(["MACHINE", "LAUNCHED", "ENDED", "WHY", "SECONDS", "COST"], &rows);
     }
-    let left = if proof.nothing_left { "nothing is left" } else { "something is left" };
+    let alive = proof.machines.iter().filter(|line| line.ended.is_none()).count();
+    let left = match (all, proof.nothing_left) {
+        (true, true) => "nothing is left".to_owned(),
+        (true, false) => "something is left".to_owned(),
+        (false, true) => "no machine is there".to_owned(),
+        (false, false) => format!("{} alive", human::count(alive.try_into().unwrap_or(u64::MAX), "machine")),
+    };
     text + &format!("{left} (the cloud was asked at {})\n", human::time(proof.checked))
 }
 
@@ -58,7 +64,7 @@ mod tests {
             seconds: 130.4,
             usd: None,
         };
-        insta::assert_snapshot!(text(&proof), @r"
+        insta::assert_snapshot!(text(&proof, true), @r"
         MACHINE  LAUNCHED              ENDED                 WHY       SECONDS  COST
         m-1      2026-11-23 20:00:00Z  2026-11-23 20:01:05Z  released  65       $0.0000
         m-22     2026-11-23 20:00:00Z  2026-11-23 20:01:05Z  released  65       -
@@ -67,6 +73,7 @@ mod tests {
         ");
         proof.machines.clear();
         proof.nothing_left = false;
-        insta::assert_snapshot!(text(&proof), @"something is left (the cloud was asked at 2026-11-23 20:02:00Z)");
+        assert!(text(&proof, false).starts_with("0 machines alive (the cloud"));
+        insta::assert_snapshot!(text(&proof, true), @"something is left (the cloud was asked at 2026-11-23 20:02:00Z)");
     }
 }

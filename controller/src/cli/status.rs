@@ -65,17 +65,15 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError>
 }
 
 /// Whether there are machines that nothing waits for. Those of a task that has just finished give themselves
-/// back; when its time is up none may be there.
+/// back; when time is up none may be there.
 fn unwanted(report: &StatusReport) -> bool {
-    let left = !report.proof.nothing_left;
     match report.state {
-        TaskState::Orphaned | TaskState::Destroyed => left,
-        TaskState::Finished { .. } => {
-            left && report.deadline.is_some_and(|deadline| deadline < report.proof.checked)
-        }
-        TaskState::Declared | TaskState::Provisioning | TaskState::Running | TaskState::Stopping { .. } => {
-            false
-        }
+        TaskState::Orphaned | TaskState::Destroyed => !report.proof.nothing_left,
+        TaskState::Finished { .. }
+        | TaskState::Declared
+        | TaskState::Provisioning
+        | TaskState::Running
+        | TaskState::Stopping { .. } => report.overdue,
     }
 }
 
@@ -120,7 +118,7 @@ fn text(ui: &Ui, report: &StatusReport, now: Timestamp) -> String {
         }
     }
     text.push('\n');
-    text.push_str(&proof::text(&report.proof));
+    text.push_str(&proof::text(&report.proof, false));
     text
 }
 
@@ -156,7 +154,7 @@ mod tests {
             "outcome": {"kind": "exited", "code": 3}, "at": "2026-11-23T20:01:05Z", "lease": {"renewals": 3, "ttl_millis": 1000},
             "phases": [{"phase": "run", "started": "2026-11-23T20:00:01Z", "ended": "2026-11-23T20:01:05Z", "budget_seconds": 9}],
             "log_stored": 2200, "log_complete": 2200, "warnings": ["the disk is full"]}],
-        "group": {"state": "ended"},
+        "group": {"state": "ended"}, "overdue": false,
         "proof": {"nothing_left": true, "checked": "2026-11-23T20:02:00Z", "machines": [], "seconds": 0.0, "usd": null}
     }"#;
 
@@ -182,7 +180,7 @@ mod tests {
         0     2        m-2      exited with status 3  2.2 kB  run 1m 4s
         slot 0: the disk is full
 
-        nothing is left (the cloud was asked at 2026-11-23 20:02:00Z)
+        no machine is there (the cloud was asked at 2026-11-23 20:02:00Z)
         ");
         insta::assert_json_snapshot!(Envelope::report("status", &report));
         assert!(!unwanted(&report));
@@ -193,10 +191,10 @@ mod tests {
         let mut report: StatusReport = serde_json::from_str(REPORT).expect("is a report");
         report.proof.nothing_left = false;
         assert!(!unwanted(&report));
-        report.proof.checked = "2026-11-25T00:00:00Z".parse().expect("a time");
+        report.overdue = true;
         assert!(unwanted(&report));
         report.state = TaskState::Orphaned;
-        report.deadline = None;
+        report.overdue = false;
         assert!(unwanted(&report));
     }
 }

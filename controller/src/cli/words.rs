@@ -106,12 +106,14 @@ pub(super) fn phase_text(phase: Phase) -> &'static str {
     }
 }
 
-/// Where the events of a slot come from; nothing where that is what was asked for.
+/// Where the events of a slot come from, and whether more is waited for; nothing where that is what was asked for.
 #[must_use]
-pub(super) fn source(source: &Source) -> Option<String> {
+pub(super) fn source(source: &Source, follow: bool) -> Option<String> {
     match source {
-        Source::Waiting => Some("waiting for a machine".to_owned()),
-        Source::Live { address } => Some(format!("following live at {address}")),
+        Source::Waiting if follow => Some("waiting for a machine".to_owned()),
+        Source::Waiting => Some("no machine is at work on it yet".to_owned()),
+        Source::Live { address } if follow => Some(format!("following live at {address}")),
+        Source::Live { address } => Some(format!("asking the agent at {address}")),
         Source::Store { why: WhyStore::NotWanted } => None,
         Source::Store { why: WhyStore::Ended } => Some("reading the store: the run has ended".to_owned()),
         Source::Store { why: WhyStore::Unreachable(why) } => {

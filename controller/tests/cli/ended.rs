@@ -199,12 +199,34 @@ fn a_reader_that_goes_away_ends_attach_quietly() {
 }
 
 #[test]
+fn progress_bars_collapse_on_a_terminal() {
+    let printed = [
+        (Stream::Stdout, &b"  1%\r 50%"[..]),
+        (Stream::Stdout, b"\r100%\ndone\n"),
+        (Stream::Stderr, b"careful\n"),
+        (Stream::Stdout, b"no end"),
+    ];
+    let ended = Ended::new(&[(OK, &printed), (OK, &[(Stream::Stdout, b"a\rb\n")])]);
+    let screen = |arguments: &[&str]| {
+        ended.place.on_terminal(&[&["--store", ended.store.as_str(), "--color", "never"], arguments].concat())
+    };
+    let one = screen(&["attach", "ended", "--slot", "0"]);
+    assert!(one.contains("100%\r\ndone\r\n") && one.contains("no end\r\n"), "{one:?}");
+    assert!(!one.contains("50%") && one.contains("careful\r\n"), "{one:?}");
+    let both = screen(&["attach", "ended"]);
+    assert!(both.contains("[0] 100%\r\n") && both.contains("[1] b\r\n") && !both.contains("50%"), "{both:?}");
+    // Asked for plainly, the terminal itself does what a carriage return does.
+    let plain = screen(&["--output", "text", "attach", "ended", "--slot", "0"]);
+    assert!(plain.contains("  1%\r 50%\r100%\r\n"), "{plain:?}");
+}
+
+#[test]
 fn status_and_list_show_it() {
     let ended = Ended::new(&[(Outcome::Exited { code: 3 }, &[(Stream::Stdout, b"x\n")])]);
     let status = ended.run(&["status", "ended"]);
     let seen = ended.place.show(&status);
     assert_eq!(status.status.code(), Some(0), "{seen}");
-    assert!(seen.contains("exited with status 3") && seen.contains("nothing is left"), "{seen}");
+    assert!(seen.contains("exited with status 3") && seen.contains("no machine is there"), "{seen}");
     let list = ended.run(&["list", "--ids"]);
     assert_eq!(String::from_utf8(list.stdout).expect("text"), format!("{}\n", ended.id));
     for command in ["status", "list"] {

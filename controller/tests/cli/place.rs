@@ -42,6 +42,38 @@ impl Place {
         self.command(arguments).output().expect("the program starts")
     }
 
+    /// What is on the screen when stdin, stdout and stderr are a terminal.
+    pub(crate) fn on_terminal(&self, arguments: &[&str]) -> String {
+        use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+        let near = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        grantpt(&near).expect("grants");
+        unlockpt(&near).expect("unlocks");
+        let name = ptsname(&near, Vec::new()).expect("has a name");
+        let open = || {
+            let name = name.to_str().expect("text");
+            fs::OpenOptions::new().read(true).write(true).open(name).expect("opens")
+        };
+        let mut child = self
+            .command(arguments)
+            .env("TERM", "xterm")
+            .stdin(open())
+            .stdout(open())
+            .stderr(open())
+            .spawn()
+            .expect("the program starts");
+        let mut screen = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            // The other end gone is an error (EIO), and the end.
+            match rustix::io::read(&near, &mut buffer) {
+                Ok(0) | Err(_) => break,
+                Ok(length) => screen.extend_from_slice(&buffer[..length]),
+            }
+        }
+        assert!(child.wait().expect("ends").code().is_some());
+        String::from_utf8_lossy(&screen).into_owned()
+    }
+
     /// All that there is to see, with the place's own path taken out.
     pub(crate) fn seen(&self, arguments: &[&str]) -> String {
         self.show(&self.run(arguments))
