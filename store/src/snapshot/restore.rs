@@ -280,9 +280,9 @@ async fn write_large(
         return Ok(());
     };
     let (size, hash) = (*size, *hash);
-    let mut data = stream::iter(chunks)
+    let mut data = stream::iter(chunks.clone())
         .map(|(object, length)| {
-            let (key, length) = (manifest.object(*object).to_owned(), *length as usize);
+            let (key, length) = (manifest.object(object).to_owned(), length as usize);
             async move {
                 let stored = fetch(store, &key, length).await?;
                 blocking(move || {
