@@ -19,21 +19,35 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// How often the other slots are looked at while their machines start.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// Where a process is to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// On the machine itself.
+    Machine,
+    /// In a container, whose image knows its own `PATH`, `HOME` and language.
+    Container,
+}
+
 /// Everything that the script sees. Later layers win: defaults, the machine's place, the user, ours.
 pub(crate) fn compose(
+    place: Place,
     config: &MachineConfig,
     run: RunId,
     deadline: Timestamp,
     user: &Environment,
     peers: Option<&[String]>,
 ) -> BTreeMap<String, String> {
-    let home = std::env::var("HOME").ok().filter(|h| !h.is_empty()).unwrap_or_else(|| "/root".to_owned());
-    let mut variables = BTreeMap::from([
-        ("PATH".to_owned(), PATH.to_owned()),
-        ("HOME".to_owned(), home),
-        ("LANG".to_owned(), "C.UTF-8".to_owned()),
-    ]);
-    variables.extend(config.environment.clone());
+    let mut variables = BTreeMap::new();
+    match place {
+        Place::Machine => {
+            let home = std::env::var("HOME").ok().filter(|h| !h.is_empty());
+            variables.insert("PATH".to_owned(), PATH.to_owned());
+            variables.insert("HOME".to_owned(), home.unwrap_or_else(|| "/root".to_owned()));
+            variables.insert("LANG".to_owned(), "C.UTF-8".to_owned());
+            variables.extend(config.environment.clone());
+        }
+        Place::Container => {}
+    }
     variables.extend(user.variables.clone());
     for name in ["TPI_REGION", "TPI_MACHINE"] {
         if let Some(value) = config.environment.get(name) {

@@ -24,7 +24,7 @@ use tokio::{
     sync::watch,
     time::Instant,
 };
-use tpi_proto::id::MachineId;
+use tpi_proto::id::{MachineId, RunId, TaskId};
 
 use self::leftovers::Scope;
 use crate::{
@@ -65,6 +65,10 @@ pub(crate) struct Job {
     pub(crate) environment: BTreeMap<String, String>,
     /// Marks its processes.
     pub(crate) machine: MachineId,
+    /// Whose it is.
+    pub(crate) task: TaskId,
+    /// Slot and attempt.
+    pub(crate) run: RunId,
 }
 
 /// Runs a script to its end. Its output goes to `ends`, of which `pump` has the other side; afterwards nobody

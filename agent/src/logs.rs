@@ -205,3 +205,6 @@ fn read_frames(file: &File, position: u64, len: u64, limit: usize) -> Result<(Ve
         return Ok((records, position + used as u64));
     }
 }
+
+#[cfg(test)]
+mod tests;

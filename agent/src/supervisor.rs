@@ -93,11 +93,19 @@ pub(crate) enum Concern {
     Clients,
 }
 
-/// What the prepare phase found out.
-#[derive(Debug)]
+/// What the prepare phase found out: environments. They hold secrets and are never logged.
+#[derive(Default)]
 pub(crate) struct Prepared {
-    /// The script's.
-    pub(crate) environment: BTreeMap<String, String>,
+    /// The script's; in a container, what the image does not say itself.
+    pub(crate) script: BTreeMap<String, String>,
+    /// Of processes on the machine itself.
+    pub(crate) machine: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared").field("script", &self.script.keys().collect::<Vec<_>>()).finish()
+    }
 }
 
 /// The agent is on its way out: the request was not recorded. The slot's final status is in the store.

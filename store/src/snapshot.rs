@@ -1,11 +1,48 @@
 //! Folders as content-addressed packs, chunks and a manifest.
+//!
+//! * Files up to 8 MiB travel whole, in packs: `.tar.zst` archives of about 32 MiB, named by the BLAKE3 of
+//!   their bytes. A person opens one with `tar --zstd -xf`; entries are named `{hash}-{file name}`.
+//! * Larger files are cut into chunks of 1 to 8 MiB where their content says (FastCDC), so that an insertion
+//!   changes a chunk or two. A chunk is an object named by the BLAKE3 of its bytes, stored as they are or as
+//!   one zstd frame.
+//! * The [`Manifest`] names every entry and where its content lies. Content that the store has is not sent
+//!   again: packs in the cache are described by `cache-index/{pack}`, written after the pack; chunks are looked
+//!   for by name; a machine, which may not list the cache, knows its `base`.
+//!
+//! Owners, extended attributes, set-user and set-group bits and hard links (as such) do not travel.
 
-use std::path::{Path, PathBuf};
+mod beneath;
+mod content;
+mod index;
+mod known;
+mod manifest;
+mod pack;
+mod parallel;
+mod push;
+mod restore;
+mod scan;
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tpi_proto::id::TaskId;
 
-use crate::{Store, rules::Rules};
+use crate::rules::Rules;
+
+pub use manifest::Manifest;
+pub use push::{Plan, plan, push};
+pub use restore::{restore, verify};
+
+/// Files above this are stored in chunks.
+const LARGEST_SMALL: u64 = 8 << 20;
+/// Most bytes of a chunk.
+const LARGEST_CHUNK: usize = 8 << 20;
+/// Bytes of the archives that packs are made of.
+const PACK_TARGET: u64 = 32 << 20;
+/// More is not a pack of ours.
+const PACK_LIMIT: usize = 48 << 20;
+/// How the names of folders of unfinished files begin; they never travel.
+const STAGING: &str = ".tpi-restore-";
 
 /// Where content is written: controllers share `cache/`, machines write below their task.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,10 +52,6 @@ pub enum Space {
     /// `tasks/{id}/packs/`.
     Task(TaskId),
 }
-
-/// Manifest of a folder: every entry, and where its content lies. JSON in the store.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Manifest {}
 
 /// Told while work goes on; must not block.
 pub trait Progress: Send + Sync {
@@ -107,59 +140,6 @@ pub struct PushOptions {
     pub base: Option<std::sync::Arc<Manifest>>,
 }
 
-/// A scanned folder, and what of it has to be sent.
-#[derive(Debug)]
-pub struct Plan {}
-
-impl Plan {
-    /// In numbers.
-    pub fn summary(&self) -> PlanSummary {
-        unimplemented!()
-    }
-    /// Things left out that the user should know of: sockets, devices, unreadable entries are errors instead; links out of the folder are kept and named here.
-    pub fn warnings(&self) -> &[String] {
-        unimplemented!()
-    }
-}
-
-/// Scans and hashes; writes nothing to the store.
-pub async fn plan(
-    _store: &Store,
-    _root: &Path,
-    _options: PushOptions,
-    _progress: &dyn Progress,
-) -> Result<Plan, SnapshotError> {
-    unimplemented!()
-}
-/// Sends what is missing and returns the manifest, which the caller stores under its key. A file that changes while it is read is
-/// read again, then taken as it was at one moment or named in an error.
-pub async fn push(_store: &Store, _plan: Plan, _progress: &dyn Progress) -> Result<Manifest, SnapshotError> {
-    unimplemented!()
-}
-
-impl Manifest {
-    /// JSON.
-    pub fn to_bytes(&self) -> bytes::Bytes {
-        unimplemented!()
-    }
-    /// From JSON; every path and reference is checked here, so that a restored manifest can only name things inside.
-    pub fn from_bytes(_bytes: &[u8]) -> Result<Self, SnapshotError> {
-        unimplemented!()
-    }
-    /// Whether two manifests describe the same files (times included).
-    pub fn same_content(&self, _other: &Self) -> bool {
-        unimplemented!()
-    }
-    /// Files and bytes.
-    pub fn totals(&self) -> (u64, u64) {
-        unimplemented!()
-    }
-    /// Content objects that it needs.
-    pub fn objects(&self) -> Vec<String> {
-        unimplemented!()
-    }
-}
-
 /// What to do with a local file that differs from the one to restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
@@ -206,24 +186,4 @@ pub struct RestoreReport {
     pub kept: Vec<(PathBuf, PathBuf)>,
     /// Links not made.
     pub skipped_links: Vec<PathBuf>,
-}
-
-/// Fetches, checks every hash, and writes below `root`, which is made when absent. Each file appears whole or not at all.
-pub async fn restore(
-    _store: &Store,
-    _manifest: &Manifest,
-    _root: &Path,
-    _options: &RestoreOptions,
-    _progress: &dyn Progress,
-) -> Result<RestoreReport, SnapshotError> {
-    unimplemented!()
-}
-/// Reads the restored files again and compares their hashes: the check before anything is deleted from the store (I6). Lists what differs.
-pub async fn verify(
-    _manifest: &Manifest,
-    _root: &Path,
-    _options: &RestoreOptions,
-    _report: &RestoreReport,
-) -> Result<Vec<PathBuf>, SnapshotError> {
-    unimplemented!()
 }

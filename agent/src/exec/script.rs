@@ -24,31 +24,40 @@ pub(crate) fn write(dir: &Path, script: &str) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Interpreter and argument of a script's first line.
-fn shebang(script: &str) -> Result<(&str, Option<&str>), String> {
+/// A script's first line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shebang<'a> {
+    /// Path of the interpreter.
+    pub(crate) program: &'a str,
+    /// All that follows it.
+    pub(crate) argument: Option<&'a str>,
+}
+
+/// Reads a script's first line; why it names no interpreter, otherwise.
+pub(crate) fn shebang(script: &str) -> Result<Shebang<'_>, String> {
     let first = script.split('\n').next().unwrap_or_default();
     let Some(line) = first.strip_prefix("#!") else {
         return Err("the script has no first line that names its interpreter, such as #!/bin/sh".to_owned());
     };
     let line = line.trim_matches([' ', '\t']);
-    let (interpreter, argument) = match line.split_once([' ', '\t']) {
-        Some((interpreter, argument)) => (interpreter, Some(argument.trim_matches([' ', '\t']))),
+    let (program, argument) = match line.split_once([' ', '\t']) {
+        Some((program, argument)) => (program, Some(argument.trim_matches([' ', '\t']))),
         None => (line, None),
     };
-    if interpreter.is_empty() {
+    if program.is_empty() {
         return Err("the script's first line names no interpreter".to_owned());
     }
-    Ok((interpreter, argument.filter(|a| !a.is_empty())))
+    if line.ends_with('\r') {
+        return Err(format!(
+            "the script's lines end as on Windows, so its interpreter is looked for as {line:?}"
+        ));
+    }
+    Ok(Shebang { program, argument: argument.filter(|a| !a.is_empty()) })
 }
 
 /// Why a script cannot be run on this machine, as far as its first line tells.
 pub(crate) fn check(script: &str, path: Option<&str>) -> Result<(), String> {
-    let (interpreter, argument) = shebang(script)?;
-    if interpreter.ends_with('\r') || argument.is_some_and(|a| a.ends_with('\r')) {
-        return Err(format!(
-            "the script's lines end as on Windows, so its interpreter is looked for as {interpreter:?}"
-        ));
-    }
+    let Shebang { program: interpreter, argument } = shebang(script)?;
     match fs::metadata(interpreter) {
         Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => {}
         Ok(_) => return Err(format!("the script's interpreter {interpreter} is not executable")),

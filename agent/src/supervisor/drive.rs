@@ -17,7 +17,7 @@ use tpi_proto::{
 use tpi_store::{Store, layout::TaskKeys, record::TaskRecord};
 
 use super::{
-    Concern, Event, Handle, ProcessContext,
+    Concern, Event, Handle, Prepared, ProcessContext,
     admission::{Admitted, admit},
     state::{Action, Budgets, Fault, Input, Machine, ScriptEnd},
     work,
@@ -115,7 +115,7 @@ struct Driver {
     writer: Option<Writer>,
     /// Until the last save takes it.
     pump: Option<Pump>,
-    environment: BTreeMap<String, String>,
+    prepared: Prepared,
     orders: watch::Sender<Order>,
     saver: Option<mpsc::Sender<Command>>,
     uploader: Option<AbortOnDropHandle<()>>,
@@ -218,7 +218,7 @@ impl Driver {
             spool,
             writer: Some(writer),
             pump: None,
-            environment: BTreeMap::new(),
+            prepared: Prepared::default(),
             orders: watch::Sender::new(Order::Run),
             saver: None,
             uploader: Some(uploader),
@@ -341,7 +341,7 @@ impl Driver {
                 self.feed(Input::Booted(record));
             }
             Event::Prepared(Ok(prepared)) => {
-                self.environment = prepared.environment;
+                self.prepared = prepared;
                 self.feed(Input::Prepared(Ok(())));
             }
             Event::Prepared(Err(fault)) => self.feed(Input::Prepared(Err(fault))),
@@ -513,7 +513,7 @@ impl Driver {
         };
         self.beside.spawn(saver.run(orders));
         self.saver = Some(commands);
-        let mut environment = self.environment.clone();
+        let mut environment = self.prepared.machine.clone();
         environment.insert(SHELL_MARK.to_owned(), "true".to_owned());
         let context = ProcessContext { work_dir: self.paths.work(), environment };
         self.context.send_replace(Some(Arc::new(context)));
@@ -525,14 +525,16 @@ impl Driver {
             script: record.spec.script.clone(),
             run_dir: self.paths.run(),
             work_dir: self.paths.work(),
-            environment: self.environment.clone(),
+            environment: self.prepared.script.clone(),
             machine: self.config.machine.clone(),
+            task: self.config.task.clone(),
+            run: self.run,
         };
-        let (image, config, clock) = (record.spec.container.clone(), self.config.clone(), self.clock.clone());
+        let (image, clock) = (record.spec.container.clone(), self.clock.clone());
         let (events, orders) = (self.events.clone(), self.orders.subscribe());
         self.journal.note("the script starts".to_owned());
         self.work(async move {
-            let (end, pump) = work::run(job, image, config, writer, clock, events, orders).await;
+            let (end, pump) = work::run(job, image, writer, clock, events, orders).await;
             Event::ScriptEnded { end, pump }
         });
     }

@@ -23,7 +23,7 @@ use crate::{
     boot::patiently,
     clock::Clock,
     container::{self, Engine},
-    environment,
+    environment::{self, Place},
     exec::{self, Job, Order},
     fault::chain,
     logs::{
@@ -70,11 +70,16 @@ pub(super) async fn prepare(
     } else {
         None
     };
-    let environment = environment::compose(&config, run, config.deadline, &user, peers.as_deref());
-    if let Some(image) = &spec.container {
-        Engine::connect()?.prepare(image, &config).await?;
-    }
-    Ok(Prepared { environment })
+    let compose = |place| environment::compose(place, &config, run, config.deadline, &user, peers.as_deref());
+    let machine = compose(Place::Machine);
+    let script = match &spec.container {
+        None => machine.clone(),
+        Some(image) => {
+            Engine::connect().await?.prepare(image, &config.task, run).await?;
+            compose(Place::Container)
+        }
+    };
+    Ok(Prepared { script, machine })
 }
 
 /// The workspace.
@@ -112,7 +117,6 @@ pub(super) async fn restore(
 pub(super) async fn run(
     job: Job,
     image: Option<String>,
-    config: MachineConfig,
     writer: Writer,
     clock: Clock,
     events: mpsc::Sender<Event>,
@@ -131,8 +135,8 @@ pub(super) async fn run(
     };
     let end = match image {
         None => exec::run(&job, ends, &mut pump, orders).await,
-        Some(image) => match Engine::connect() {
-            Ok(engine) => container::run(&engine, &image, &job, &config, ends, &mut pump, orders).await,
+        Some(image) => match Engine::connect().await {
+            Ok(engine) => container::run(&engine, &image, &job, ends, &mut pump, orders).await,
             Err(fault) => ScriptEnd::NotStarted { message: fault.message },
         },
     };

@@ -1,0 +1,406 @@
+//! Restoring and verifying.
+//!
+//! ```text
+//! select -> folders, and what to do about each path (looks only, makes folders) -> room? -> files -> links -> modes and times of folders
+//! ```
+//!
+//! Files are made in a staging folder and moved to their place whole; links come after all files, so that no
+//! file is written through one; folders get their modes last, so that read-only ones can be filled. Run again
+//! after an interruption, it finds what is there already by its hash.
+
+mod prepare;
+
+use std::{
+    collections::HashMap,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::{
+    PACK_LIMIT, Progress, RestoreOptions, RestoreReport, SnapshotError,
+    beneath::{Beneath, Staging},
+    content::decode_chunk,
+    manifest::{Content, Entry, Kind, Manifest, object_hash},
+    pack,
+    parallel::{blocking, each},
+    scan::file_error,
+};
+use crate::{Store, StoreError, StoreErrorKind};
+use prepare::{FolderTask, Prepared, Target, prepare, same_content};
+
+/// Packs that are fetched and unpacked at once; each is in memory.
+const PACKS_AT_ONCE: usize = 3;
+/// The same for chunks.
+const CHUNKS_AT_ONCE: usize = 4;
+
+/// Entries that the options let through, with the folders they lie in.
+fn selected(manifest: &Manifest, options: &RestoreOptions) -> Vec<Entry> {
+    let wanted = |entry: &Entry| {
+        options.only.as_ref().is_none_or(|only| {
+            only.as_os_str().is_empty() || only == Path::new(".") || entry.path.starts_with(only)
+        }) && !options.rules.excludes(&entry.path, matches!(entry.kind, Kind::Folder))
+    };
+    let mut keep = vec![false; manifest.entries.len()];
+    let folders: HashMap<&Path, usize> = manifest
+        .entries
+        .iter()
+        .enumerate()
+        .filter(|(_, entry)| matches!(entry.kind, Kind::Folder))
+        .map(|(at, entry)| (entry.path.as_path(), at))
+        .collect();
+    for (at, entry) in manifest.entries.iter().enumerate() {
+        if !wanted(entry) {
+            continue;
+        }
+        keep[at] = true;
+        for parent in entry.path.ancestors().skip(1) {
+            match folders.get(parent) {
+                Some(&folder) if !keep[folder] => keep[folder] = true,
+                Some(_) | None => break,
+            }
+        }
+    }
+    manifest.entries.iter().zip(keep).filter(|(_, keep)| *keep).map(|(entry, _)| entry.clone()).collect()
+}
+
+/// What all writers share.
+struct Site {
+    entries: Vec<Entry>,
+    beneath: Beneath,
+    staging: Arc<Staging>,
+}
+
+impl Site {
+    fn error(&self, entry: &Entry, source: io::Error) -> SnapshotError {
+        let full = matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        match &entry.kind {
+            Kind::File { size, .. } if full => SnapshotError::NoSpace {
+                path: self.beneath.root.clone(),
+                needed: *size,
+                free: self.beneath.free().unwrap_or(0),
+            },
+            Kind::File { .. } | Kind::Folder | Kind::Link { .. } => {
+                self.beneath.error("writing", &entry.path, source)
+            }
+        }
+    }
+
+    /// A whole file from memory.
+    fn write(&self, beneath: &mut Beneath, target: &Target, data: &[u8]) -> Result<(), SnapshotError> {
+        let entry = &self.entries[target.entry];
+        let work = || {
+            let mut staged = self.staging.file()?;
+            staged.file.write_all(data)?;
+            staged.place(beneath, &target.path, entry.mode, entry.mtime, target.replace)
+        };
+        let mut work = work;
+        work().map_err(|e| self.error(entry, e))
+    }
+}
+
+/// Fetches, checks every hash, and writes below `root`, which is made when absent. Each file appears whole or not at all.
+///
+/// # Errors
+/// `Unsafe` for anything that would be written elsewhere or is not what it says, `Damaged` for content, `NoSpace`
+/// before anything is written when there is not enough room, and what the store or the folder meets. What was
+/// written until then stays; running it again goes on.
+pub async fn restore(
+    store: &Store,
+    manifest: &Manifest,
+    root: &Path,
+    options: &RestoreOptions,
+    progress: &dyn Progress,
+) -> Result<RestoreReport, SnapshotError> {
+    let entries = selected(manifest, options);
+    let (path, preparing) = (root.to_owned(), options.clone());
+    let (site, prepared) = blocking(move || {
+        let mut beneath = Beneath::open(&path).map_err(file_error("opening the folder", &path))?;
+        let prepared = prepare(&mut beneath, &entries, &preparing);
+        let prepared = prepared.and_then(|prepared| {
+            let free = beneath.free().map_err(file_error("looking at the room in", &path))?;
+            if prepared.needed > free {
+                finish_folders(&mut beneath, &prepared.folders)?;
+                return Err(SnapshotError::NoSpace { path: path.clone(), needed: prepared.needed, free });
+            }
+            Ok(prepared)
+        })?;
+        let staging = Staging::new(&beneath).map_err(file_error("making a folder in", &path))?;
+        Ok((Arc::new(Site { entries, beneath, staging }), prepared))
+    })
+    .await?;
+    progress.total(prepared.needed);
+    let Prepared { folders, files, links, mut report, .. } = prepared;
+    let written = write_files(store, manifest, &site, files, &mut report, progress).await;
+    let result = blocking(move || {
+        let mut beneath = site.beneath.clone();
+        let linked = written.and_then(|()| {
+            for link in &links {
+                let entry = &site.entries[link.entry];
+                let Kind::Link { target } = &entry.kind else { continue };
+                site.staging
+                    .link(&mut beneath, target, entry.mtime, &link.path, link.replace)
+                    .map_err(|e| site.error(entry, e))?;
+            }
+            Ok(())
+        });
+        let finished = finish_folders(&mut beneath, &folders);
+        linked.and(finished)
+    })
+    .await;
+    result.map(|()| report)
+}
+
+/// Deepest first, so that closing a folder closes nothing that is still to be set.
+fn finish_folders(beneath: &mut Beneath, folders: &[FolderTask]) -> Result<(), SnapshotError> {
+    let mut result = Ok(());
+    for folder in folders.iter().rev() {
+        if let Err(e) = beneath.set_folder(&folder.path, folder.mode, folder.mtime) {
+            result = result.and(Err(beneath.error("setting the mode of", &folder.path, e)));
+        }
+    }
+    result
+}
+
+async fn write_files(
+    store: &Store,
+    manifest: &Manifest,
+    site: &Arc<Site>,
+    files: Vec<Target>,
+    report: &mut RestoreReport,
+    progress: &dyn Progress,
+) -> Result<(), SnapshotError> {
+    let mut empty = Vec::new();
+    let mut packs: HashMap<u32, Vec<Target>> = HashMap::new();
+    let mut large: HashMap<blake3::Hash, Vec<Target>> = HashMap::new();
+    for target in files {
+        let Kind::File { hash, content, .. } = &site.entries[target.entry].kind else { continue };
+        match content {
+            Content::Empty => empty.push(target),
+            Content::Pack(pack) => packs.entry(*pack).or_default().push(target),
+            Content::Chunks(_) => large.entry(*hash).or_default().push(target),
+        }
+    }
+    let shared = Arc::clone(site);
+    report.written += blocking(move || {
+        let mut beneath = shared.beneath.clone();
+        for target in &empty {
+            shared.write(&mut beneath, target, &[])?;
+        }
+        Ok(empty.len() as u64)
+    })
+    .await?;
+    let mut unpacked = stream::iter(packs)
+        .map(|(pack, targets)| {
+            let (site, key) = (Arc::clone(site), manifest.object(pack).to_owned());
+            async move {
+                let bytes = fetch(store, &key, PACK_LIMIT).await?;
+                blocking(move || write_pack(&site, &key, &bytes, &targets)).await
+            }
+        })
+        .buffer_unordered(PACKS_AT_ONCE);
+    while let Some((files, bytes)) = unpacked.try_next().await? {
+        report.written += files;
+        report.bytes += bytes;
+        progress.advance(bytes);
+    }
+    for targets in large.into_values() {
+        write_large(store, manifest, site, targets, report, progress).await?;
+    }
+    Ok(())
+}
+
+/// An object of at most so many bytes.
+async fn fetch(store: &Store, key: &str, limit: usize) -> Result<Bytes, SnapshotError> {
+    let mut pieces = store.get_stream(key).await.map_err(|e| missing(key, e))?;
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = pieces.try_next().await? {
+        if bytes.len() + piece.len() > limit {
+            let cause = format!("it is larger than the {limit} bytes it may have");
+            return Err(SnapshotError::Damaged { name: key.to_owned(), cause });
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes.freeze())
+}
+
+fn missing(key: &str, error: StoreError) -> SnapshotError {
+    if error.kind == StoreErrorKind::NotFound {
+        let cause = "the store does not have it (any more)".into();
+        return SnapshotError::Damaged { name: key.to_owned(), cause };
+    }
+    error.into()
+}
+
+/// Files and bytes written.
+fn write_pack(
+    site: &Site,
+    key: &str,
+    bytes: &Bytes,
+    targets: &[Target],
+) -> Result<(u64, u64), SnapshotError> {
+    let damaged = |cause: &str| SnapshotError::Damaged { name: key.to_owned(), cause: cause.into() };
+    let name = object_hash(key).ok_or_else(|| damaged("it is not named by a hash"))?;
+    let mut wanted = HashMap::new();
+    let mut places: HashMap<blake3::Hash, Vec<&Target>> = HashMap::new();
+    for target in targets {
+        let Kind::File { size, hash, .. } = &site.entries[target.entry].kind else { continue };
+        if wanted.insert(*hash, *size).is_some_and(|other| other != *size) {
+            return Err(damaged("one content has two sizes"));
+        }
+        places.entry(*hash).or_default().push(target);
+    }
+    let mut beneath = site.beneath.clone();
+    let (mut files, mut written) = (0, 0);
+    pack::unpack(key, &name, bytes, &wanted, |hash, data| {
+        for target in places.get(hash).into_iter().flatten() {
+            site.write(&mut beneath, target, data)?;
+            files += 1;
+            written += data.len() as u64;
+        }
+        Ok(())
+    })?;
+    Ok((files, written))
+}
+
+/// One content in chunks, to all its places.
+async fn write_large(
+    store: &Store,
+    manifest: &Manifest,
+    site: &Arc<Site>,
+    targets: Vec<Target>,
+    report: &mut RestoreReport,
+    progress: &dyn Progress,
+) -> Result<(), SnapshotError> {
+    let Some(first) = targets.first().map(|target| target.entry) else { return Ok(()) };
+    let Kind::File { size, hash, content: Content::Chunks(chunks) } = &site.entries[first].kind else {
+        return Ok(());
+    };
+    let (size, hash) = (*size, *hash);
+    // Copied: a closure over references would keep the whole future from being `Send`.
+    let mut data = stream::iter(chunks.iter().copied())
+        .map(|(object, length)| {
+            let (key, length) = (manifest.object(object).to_owned(), length as usize);
+            async move {
+                let stored = fetch(store, &key, length).await?;
+                blocking(move || {
+                    object_hash(&key).and_then(|hash| decode_chunk(stored, length, &hash)).ok_or_else(|| {
+                        let cause = "its bytes do not match its name".to_owned();
+                        SnapshotError::Damaged { name: key, cause }
+                    })
+                })
+                .await
+            }
+        })
+        .buffered(CHUNKS_AT_ONCE);
+    let shared = Arc::clone(site);
+    let staged = blocking(move || shared.staging.file().map_err(|e| shared.error(&shared.entries[first], e)));
+    let mut state = (staged.await?, blake3::Hasher::new());
+    while let Some(chunk) = data.try_next().await? {
+        let length = chunk.len() as u64;
+        let shared = Arc::clone(site);
+        let (mut staged, mut hasher) = state;
+        state = blocking(move || {
+            hasher.update(&chunk);
+            staged.file.write_all(&chunk).map_err(|e| shared.error(&shared.entries[first], e))?;
+            Ok((staged, hasher))
+        })
+        .await?;
+        report.bytes += length;
+        progress.advance(length);
+    }
+    let (staged, hasher) = state;
+    if hasher.finalize() != hash {
+        let name = site.entries[first].path.display().to_string();
+        return Err(SnapshotError::Damaged { name, cause: "its chunks do not make up its content".into() });
+    }
+    let shared = Arc::clone(site);
+    let count = targets.len() as u64;
+    blocking(move || {
+        let mut beneath = shared.beneath.clone();
+        let mut staged = Some(staged);
+        for (at, target) in targets.iter().enumerate() {
+            let entry = &shared.entries[target.entry];
+            let last = at + 1 == targets.len();
+            let mut place = || {
+                use std::io::Seek;
+                let file = if last {
+                    staged.take()
+                } else if let Some(whole) = &mut staged {
+                    let mut copy = shared.staging.file()?;
+                    whole.file.rewind()?;
+                    io::copy(&mut whole.file, &mut copy.file)?;
+                    Some(copy)
+                } else {
+                    None
+                };
+                let Some(file) = file else { return Ok(()) };
+                file.place(&mut beneath, &target.path, entry.mode, entry.mtime, target.replace)
+            };
+            place().map_err(|e| shared.error(entry, e))?;
+        }
+        Ok(())
+    })
+    .await?;
+    report.written += count;
+    report.bytes += size * (count - 1);
+    progress.advance(size * (count - 1));
+    Ok(())
+}
+
+/// Reads the restored files again and compares their hashes: the check before anything is deleted from the store (I6). Lists what differs.
+/// Everything is on the disk when it returns, not only in memory.
+///
+/// # Errors
+/// What cannot be read.
+pub async fn verify(
+    manifest: &Manifest,
+    root: &Path,
+    options: &RestoreOptions,
+    report: &RestoreReport,
+) -> Result<Vec<PathBuf>, SnapshotError> {
+    let entries = selected(manifest, options);
+    let path = root.to_owned();
+    let beneath = blocking(move || {
+        let beneath = Beneath::open(&path).map_err(file_error("opening the folder", &path))?;
+        beneath.sync().map_err(file_error("syncing", &path))?;
+        Ok(beneath)
+    })
+    .await?;
+    let (report, base) = (report.clone(), options.base.clone());
+    let differing = each(entries, &super::Quiet, move |entry, _| {
+        if report.skipped_links.contains(&entry.path) {
+            return Ok(None);
+        }
+        let mut beneath = beneath.clone();
+        let path = placed(&entry.path, &report.kept);
+        let mut same = |kind: &Kind| {
+            same_content(&mut beneath, &path, kind).map_err(|e| beneath.error("reading", &path, e))
+        };
+        if same(&entry.kind)? {
+            return Ok(None);
+        }
+        // A local file that was left alone because there was nothing new to bring.
+        let known = base.as_ref().and_then(|base| base.find(&entry.path));
+        let nothing_new = known.is_some_and(|known| prepare::equal(&known.kind, &entry.kind));
+        let mut beneath = beneath.clone();
+        let there = beneath.stat(&path).map_err(|e| beneath.error("looking at", &path, e))?.is_some();
+        Ok((!(nothing_new && there)).then(|| entry.path.clone()))
+    })
+    .await?;
+    Ok(differing.into_iter().flatten().collect())
+}
+
+/// Where a path of the manifest went.
+fn placed(path: &Path, kept: &[(PathBuf, PathBuf)]) -> PathBuf {
+    kept.iter()
+        .rev()
+        .find_map(|(from, to)| {
+            let rest = path.strip_prefix(from).ok()?;
+            Some(if rest.as_os_str().is_empty() { to.clone() } else { to.join(rest) })
+        })
+        .unwrap_or_else(|| path.to_owned())
+}
