@@ -1,3 +1,17 @@
-//! Moves a script to a rented machine and its results back: the engine behind the command line.
+//! Moves a script to a rented machine and its results back.
+//!
+//! * [`cli`]: the command line: the only place that prints.
+//! * [`spec`]: raw flags in, a checked `TaskSpec` out, with every error at once.
+//! * [`task`]: the domain, pure: what state a task is in and what has to be done next.
+//! * [`engine`]: carries that out: submit, status, stop, pull, destroy. Each can be interrupted anywhere and run again.
+//! * [`cloud`]: places that have machines, behind one trait.
+//! * [`link`]: reaching agents, and following a task over whatever way there is.
+//! * [`home`]: what is kept on this computer.
 
+pub mod cli;
+pub mod cloud;
+pub mod engine;
+pub mod home;
 pub mod link;
+pub mod spec;
+pub mod task;

@@ -1,0 +1,94 @@
+//! `pull`: bring results home.
+
+use std::path::{Path, PathBuf};
+
+use super::{Context, error::CliError, exit::Exit, human, progress::Shown, ui::Envelope};
+use crate::engine::{Located, PullOptions, PullReport};
+
+/// Bring the newest saved results home
+///
+/// Works while the script runs and after it has ended. A local file that was changed is never
+/// replaced: both are kept, and the command ends with code 8.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Name or identifier
+    task: String,
+    /// Where to [default: the directory that was submitted]
+    #[arg(long, value_name = "DIR")]
+    to: Option<PathBuf>,
+}
+
+pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError> {
+    let Some(task) = context.locate(&args.task).await? else { return Ok(Exit::Detached) };
+    bring(context, &task, args.to).await
+}
+
+/// Brings results home and tells where they are; the end of `submit` too.
+pub(super) async fn bring(context: &Context, task: &Located, to: Option<PathBuf>) -> Result<Exit, CliError> {
+    let Context { ui, engine, interrupt, .. } = context;
+    let shown = Shown::new(ui);
+    let pulled = interrupt.guard(engine.pull(task, &PullOptions { to }, &shown)).await.transpose();
+    drop(shown);
+    let again = context.command(&format!("pull {task}"));
+    match pulled {
+        Ok(Some(report)) => {
+            if ui.is_json() {
+                ui.json(&Envelope::report("pull", &report))?;
+            }
+            Ok(tell(context, &report))
+        }
+        Ok(None) => {
+            Ok(context.detached("cut off: not all results are home", &[format!("to finish: {again}")]))
+        }
+        Err(error) => {
+            Err(CliError::from(error).hint(format!("results stay in the store; to try again: {again}")))
+        }
+    }
+}
+
+/// In words; the exit code says whether local files were in the way.
+pub(super) fn tell(context: &Context, report: &PullReport) -> Exit {
+    let ui = &context.ui;
+    if report.slots.is_empty() {
+        ui.status("no results have been saved");
+    }
+    for slot in &report.slots {
+        let done = &slot.report;
+        let of = if report.slots.len() > 1 { format!(" of slot {}", slot.slot) } else { String::new() };
+        let same = match done.unchanged {
+            0 => String::new(),
+            number => format!(" ({} unchanged)", human::grouped(number)),
+        };
+        ui.status(&format!(
+            "results{of}: {}, {}, in {}{same}",
+            human::count(done.written, "file"),
+            human::bytes(done.bytes),
+            shortest(&slot.to)
+        ));
+        for (kept, beside) in &done.kept {
+            ui.warning(&format!(
+                "{} was changed here and is kept; the result is {}",
+                shortest(kept),
+                shortest(beside)
+            ));
+        }
+        for link in &done.skipped_links {
+            ui.warning(&format!("the link {} points outside and was not made", shortest(link)));
+        }
+    }
+    for warning in &report.warnings {
+        ui.warning(warning);
+    }
+    let kept = report.slots.iter().any(|slot| !slot.report.kept.is_empty());
+    if kept { Exit::LocalFiles } else { Exit::Success }
+}
+
+/// Relative to the current directory where it is below it.
+fn shortest(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    match path.strip_prefix(&here) {
+        Ok(below) if below.as_os_str().is_empty() => ".".to_owned(),
+        Ok(below) => below.display().to_string(),
+        Err(_) => path.display().to_string(),
+    }
+}

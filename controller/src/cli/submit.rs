@@ -1,0 +1,333 @@
+//! `submit`: start a task, follow it to its end, and bring its results home.
+
+use std::{ffi::OsString, io::Read as _, path::PathBuf};
+
+use serde::Serialize;
+
+use super::{
+    Context, PROGRAM,
+    error::CliError,
+    exit::Exit,
+    follow::{self, Wanted},
+    human,
+    progress::Shown,
+    pull, slots_of,
+    ui::Envelope,
+};
+use crate::{
+    engine::{Step, SubmitOutcome, Submitted},
+    link::Start,
+    spec::{self, Checked, Request, ScriptSource, Surroundings},
+};
+
+/// Shown below the flags.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  tpi-controller submit --workdir . --results results -- python3 train.py
+  tpi-controller submit --name nightly --script train.sh --timeout 12h --detach
+  tpi-controller submit --parallelism 4 -- sh -c 'echo \"slot $TPI_SLOT of $TPI_SLOTS\"'";
+
+/// Start a task, follow it to its end and bring its results home
+///
+/// Without --cloud nothing is ever spent: the machines are processes of this computer.
+/// Submitting a name again finishes a submission that was cut off, or attaches to the task that
+/// runs already. Ctrl-C detaches and never ends the task. Not on a terminal, stdout carries exactly
+/// what the script writes to its stdout. A task is kept until `destroy` removes it.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Command and arguments to run
+    #[arg(last = true, value_name = "COMMAND", conflicts_with = "file")]
+    command: Vec<OsString>,
+    /// Name of the task; the same name is the same task [default: a random one]
+    #[arg(long)]
+    name: Option<String>,
+    /// Return once machines are ordered; stdout carries the task's identifier
+    #[arg(long, short)]
+    detach: bool,
+    /// End with the script's own exit code
+    #[arg(long, conflicts_with = "detach")]
+    exit_with_task_code: bool,
+    /// Leave results in the store at the end
+    #[arg(long, conflicts_with = "detach")]
+    no_pull: bool,
+    #[command(flatten)]
+    script: ScriptArgs,
+    #[command(flatten)]
+    files: FileArgs,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+/// How.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Script")]
+struct ScriptArgs {
+    /// Script to run, beginning with its shebang line; - is stdin
+    #[arg(long = "script", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Variable for the script; NAME alone takes the caller's value, NAME* all that match (can be repeated)
+    #[arg(long, short, value_name = "NAME[=VALUE]", allow_hyphen_values = true)]
+    environment: Vec<String>,
+    /// Container image to run the script in [default: none]
+    #[arg(long, value_name = "IMAGE")]
+    container: Option<String>,
+    /// When everything ends, whatever happens: seconds, or 90s, 15m, 24h [default: 24h]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    timeout: Option<String>,
+    /// Time between SIGTERM and SIGKILL when the script is stopped [default: 30s]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    grace: Option<String>,
+}
+
+/// Where.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Machines")]
+struct MachineArgs {
+    /// local, aws, gcp, az or k8s [default: local]
+    #[arg(long)]
+    cloud: Option<String>,
+    /// Region, as an alias or as the cloud calls it [default: us-west]
+    #[arg(long)]
+    region: Option<String>,
+    /// Type of machine, as an alias or as the cloud calls it [default: m]
+    #[arg(long)]
+    machine: Option<String>,
+    /// Machine image, as an alias or as the cloud calls it [default: ubuntu]
+    #[arg(long)]
+    image: Option<String>,
+    /// Disk in GB [default: the image's own]
+    #[arg(long, value_name = "GB", allow_hyphen_values = true)]
+    disk_size: Option<String>,
+    /// Interruptible machines: 0 at market price, more up to so many US dollars per hour [default: -1, on demand]
+    #[arg(long, value_name = "PRICE", allow_hyphen_values = true)]
+    spot: Option<String>,
+    /// Number of machines, each with a slot of its own [default: 1]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    parallelism: Option<String>,
+    /// Identity that the machines have in their cloud
+    #[arg(long, value_name = "NAME")]
+    permission_set: Option<String>,
+    /// Tag of everything that is created (can be repeated)
+    #[arg(long = "tags", visible_alias = "tag", value_name = "KEY=VALUE")]
+    tags: Vec<String>,
+    /// Who may try to reach the agents: caller, none (also written closed), or networks such as
+    /// 203.0.113.0/24 (can be repeated) [default: caller]
+    #[arg(long, value_name = "FROM")]
+    ingress: Vec<String>,
+}
+
+/// What travels.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Files")]
+struct FileArgs {
+    /// Directory to send; the script runs in its copy [default: nothing is sent]
+    #[arg(long, value_name = "DIR")]
+    workdir: Option<PathBuf>,
+    /// What to bring home, relative to the work directory; . is all of it [default: nothing]
+    #[arg(long, visible_alias = "storage-output", value_name = "PATH")]
+    results: Option<String>,
+    /// What not to send or bring home: a path, a pattern, or a rule with + or - (can be repeated)
+    #[arg(long, value_name = "RULE", allow_hyphen_values = true)]
+    exclude: Vec<String>,
+    /// Leave out what .gitignore files name as well
+    #[arg(long)]
+    gitignore: bool,
+    /// Bucket (and path) of your own instead of the default one
+    #[arg(long, value_name = "BUCKET[/PATH]")]
+    storage: Option<String>,
+}
+
+pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError> {
+    let Context { ui, engine, interrupt, .. } = context;
+    let named = args.name.is_some();
+    let (detach, pass_code, no_pull) = (args.detach, args.exit_with_task_code, args.no_pull);
+    let around = Surroundings::of_process(engine.settings().clouds.names())
+        .map_err(|error| CliError::file("finding", std::path::Path::new("the current directory"), &error))?;
+    let checked = spec::check(&request(args)?, &around)?;
+    for warning in &checked.warnings {
+        ui.warning(warning);
+    }
+    ui.status(&format!("task {}", checked.id));
+
+    let shown = Shown::new(ui).with_lines(!detach);
+    let submitted = interrupt.guard(engine.submit(&checked, &shown)).await;
+    let ordered = shown.step().is_some_and(|step| step >= Step::Clock);
+    drop(shown);
+    let submitted = match submitted {
+        None => return Ok(cut_off(context, &checked, named, ordered)),
+        Some(Ok(submitted)) => submitted,
+        Some(Err(error)) => {
+            let error = CliError::from(error);
+            return Err(if ordered && !error.hints_at(" destroy ") {
+                error.hint(format!(
+                    "machines may be running; this removes them: `{PROGRAM} destroy {}`",
+                    checked.id
+                ))
+            } else {
+                error
+            });
+        }
+    };
+    tell(context, &submitted)?;
+    if detach {
+        if !ui.is_json() {
+            ui.data(format!("{}\n", submitted.id).as_bytes())?;
+        }
+        ui.hint(&format!("follow it: {}", context.command(&format!("attach {}", submitted.id))));
+        return Ok(Exit::Success);
+    }
+    let ended_before = submitted.outcome == SubmitOutcome::Ended;
+    let Some(task) = context.locate(submitted.id.as_str()).await? else {
+        return follow::detached(context, &submitted.id);
+    };
+    let wanted = Wanted { slots: slots_of(&task, &[])?, start: Start::Beginning, follow: true, pass_code };
+    let exit = follow::to_the_end(context, &task, wanted).await?;
+    if exit == Exit::Detached {
+        return Ok(exit);
+    }
+    let results = task.record.as_ref().is_some_and(|record| record.spec.storage.output.is_some());
+    let brought =
+        if results && !no_pull { pull::bring(context, &task, None).await } else { Ok(Exit::Success) };
+    if ended_before {
+        ui.status("this task had ended before: nothing was run now");
+        let id = &submitted.id;
+        ui.hint(&format!("to run it again: {}, then submit", context.command(&format!("destroy {id}"))));
+    } else {
+        let destroy = context.command(&format!("destroy {}", submitted.id));
+        ui.hint(&format!("logs and results stay in the store until {destroy}"));
+    }
+    match (exit, brought) {
+        (Exit::Success | Exit::Passed(0), brought) => brought,
+        (exit, Ok(_)) => Ok(exit),
+        (exit, Err(error)) => {
+            // The script's end is the news; what went wrong after it is told beside.
+            ui.error(&error.with_program(PROGRAM, &context.me));
+            Ok(exit)
+        }
+    }
+}
+
+fn request(args: Args) -> Result<Request, CliError> {
+    let Args { command, name, script, files, machine, detach: _, exit_with_task_code: _, no_pull: _ } = args;
+    let ScriptArgs { file, environment, container, timeout, grace } = script;
+    let MachineArgs {
+        cloud,
+        region,
+        machine,
+        image,
+        disk_size,
+        spot,
+        parallelism,
+        permission_set,
+        tags,
+        ingress,
+    } = machine;
+    let FileArgs { workdir, results, exclude, gitignore, storage } = files;
+    let script = match file {
+        Some(path) if path.as_os_str() == "-" => Some(ScriptSource::Text(from_stdin()?)),
+        Some(path) => Some(ScriptSource::File(path)),
+        None if command.is_empty() => None,
+        None => Some(ScriptSource::Command(command)),
+    };
+    // `none` is how a person says it, `closed` how the specification does.
+    let ingress = ingress.into_iter().map(|from| if from == "none" { "closed".to_owned() } else { from });
+    Ok(Request {
+        name,
+        cloud,
+        region,
+        machine,
+        image,
+        disk_size,
+        spot,
+        parallelism,
+        permission_set,
+        tags,
+        environment,
+        timeout,
+        grace,
+        script,
+        workdir,
+        output: results,
+        exclude,
+        gitignore,
+        container,
+        ingress: ingress.collect(),
+        storage_container: storage,
+    })
+}
+
+fn from_stdin() -> Result<String, CliError> {
+    let mut bytes = Vec::new();
+    std::io::stdin()
+        .lock()
+        .read_to_end(&mut bytes)
+        .map_err(|error| CliError::file("reading", std::path::Path::new("the script from stdin"), &error))?;
+    String::from_utf8(bytes)
+        .map_err(|_| CliError::text(Exit::Request, "the script from stdin is not text (not UTF-8)"))
+}
+
+/// What was found and done.
+fn tell(context: &Context, submitted: &Submitted) -> Result<(), CliError> {
+    let Context { ui, .. } = context;
+    if ui.is_json() {
+        ui.json(&Envelope::report("submitted", submitted))?;
+    }
+    for warning in &submitted.warnings {
+        ui.warning(warning);
+    }
+    let id = &submitted.id;
+    let differs = submitted.differs.join(", ");
+    match submitted.outcome {
+        SubmitOutcome::New | SubmitOutcome::Resumed => {
+            if submitted.outcome == SubmitOutcome::Resumed {
+                ui.status("finished a submission that had been cut off");
+            }
+            let until = submitted.deadline.map(|at| format!(", and ends by {}", human::time(at)));
+            ui.status(&format!("submitted to {}{}", submitted.cloud, until.unwrap_or_default()));
+        }
+        SubmitOutcome::Running => {
+            ui.status(&format!("task {id} runs already: nothing was started"));
+            if !differs.is_empty() {
+                ui.warning(&format!(
+                    "it was submitted with other settings ({differs}), which stay as they are"
+                ));
+            }
+        }
+        SubmitOutcome::Ended => {
+            if !differs.is_empty() {
+                return Err(CliError::text(
+                    Exit::Request,
+                    format!("task {id} has ended, and was submitted with other settings ({differs})"),
+                )
+                .hint(format!(
+                    "to run it again: `{PROGRAM} destroy {id}`, then submit; or choose another --name"
+                )));
+            }
+            ui.warning(&format!("task {id} has ended before: nothing is run, this is what it printed"));
+        }
+    }
+    Ok(())
+}
+
+/// Ctrl-C before the submission was complete.
+fn cut_off(context: &Context, checked: &Checked, named: bool, ordered: bool) -> Exit {
+    #[derive(Serialize)]
+    struct CutOff<'a> {
+        id: &'a str,
+        machines_may_run: bool,
+    }
+    let id = checked.id.as_str();
+    if context.ui.is_json() {
+        // The program ends either way.
+        drop(context.ui.json(&Envelope::new("cut_off", CutOff { id, machines_may_run: ordered })));
+    }
+    let again = if named { "run the same command again" } else { "run it again with --name" };
+    let again = if named { again.to_owned() } else { format!("{again} {id}") };
+    context.detached(
+        &format!("cut off: task {id} is not submitted yet"),
+        &[
+            format!("to finish: {again}"),
+            format!("to remove what there is: {}", context.command(&format!("destroy {id}"))),
+        ],
+    )
+}

@@ -1,0 +1,248 @@
+//! Places that have machines, behind one trait; and which of them this build carries.
+//!
+//! A cloud is asked for a *group* that keeps a number of machines, never for single machines: whatever
+//! replaces a machine that dies is the cloud's own, so that no server of ours has to run.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tpi_proto::{
+    id::{MachineId, TaskId},
+    spec::{CloudName, TaskSpec},
+};
+use url::Url;
+
+pub mod conformance;
+#[cfg(feature = "local")]
+pub mod local;
+
+/// Machines and their surroundings for one task in one account and region.
+///
+/// Every verb is idempotent: called twice, or after a crash anywhere inside, it leaves the same world. A call
+/// that fails or is dropped may have done anything up to all of its work; calling it again finishes it.
+#[async_trait]
+pub trait Cloud: fmt::Debug + Send + Sync {
+    /// Which cloud.
+    fn name(&self) -> CloudName;
+
+    /// Makes the group exist, once. A group that exists is left as it is, also when its size has shrunk
+    /// because machines were released.
+    async fn ensure(&self, want: &GroupSpec) -> Result<Observed, CloudError>;
+
+    /// What is there; absent is a value.
+    async fn observe(&self, task: &TaskId) -> Result<Observed, CloudError>;
+
+    /// Ends the group and every machine, and returns when nothing of the task is left; absent is success.
+    /// What is returned still names the machines that there were.
+    async fn destroy(&self, task: &TaskId) -> Result<Observed, CloudError>;
+
+    /// Tasks that something exists for, found without any record of ours.
+    async fn list(&self) -> Result<Vec<TaskId>, CloudError>;
+}
+
+/// What a group is made from. All of it comes from the task's record, so that any computer can make it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupSpec {
+    /// The task; a tag on everything created.
+    pub task: TaskId,
+    /// What was asked.
+    pub spec: TaskSpec,
+    /// Root of the store that has the record.
+    pub store: Url,
+    /// When everything must have ended. The cloud itself enforces it, whatever has crashed.
+    pub deadline: Timestamp,
+    /// The agent to boot, at its key in the store.
+    pub agent_sha256: String,
+}
+
+/// What is there of a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Observed {
+    /// The group.
+    pub group: GroupState,
+    /// Machines, those that have ended included as long as the cloud remembers them; in order of launch.
+    pub machines: Vec<Machine>,
+}
+
+impl Observed {
+    /// Nothing, and nothing remembered.
+    #[must_use]
+    pub fn absent() -> Self {
+        Self { group: GroupState::Absent, machines: Vec::new() }
+    }
+
+    /// Whether nothing is left that runs or could start.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.group == GroupState::Absent && self.alive().next().is_none()
+    }
+
+    /// Machines that have not ended.
+    pub fn alive(&self) -> impl Iterator<Item = &Machine> {
+        self.machines.iter().filter(|m| m.ended.is_none())
+    }
+}
+
+/// State of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum GroupState {
+    /// There is none.
+    Absent,
+    /// It keeps machines.
+    Active {
+        /// How many.
+        size: u32,
+    },
+    /// It ended by itself, all machines released or the deadline reached; nothing of it runs.
+    Ended,
+}
+
+/// One machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Its identifier, as the agent on it knows it.
+    pub id: MachineId,
+    /// When it was launched.
+    pub launched: Timestamp,
+    /// When it ended; absent while it lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
+    /// Why it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<MachineEnd>,
+    /// US dollars per hour; absent when not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usd_per_hour: Option<f64>,
+}
+
+/// Why a machine ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MachineEnd {
+    /// It gave itself back.
+    Released,
+    /// It died, or the cloud took it.
+    Lost,
+    /// The group's schedule ended it.
+    Deadline,
+    /// Somebody destroyed the task.
+    Destroyed,
+}
+
+/// What a caller can act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CloudErrorKind {
+    /// Credentials are missing, expired or wrong.
+    Unauthenticated,
+    /// They do not allow this.
+    PermissionDenied,
+    /// The account's limit.
+    QuotaExceeded,
+    /// The cloud has no such machine free.
+    NoCapacity,
+    /// Too many requests.
+    Throttled,
+    /// The cloud does not know what was asked for.
+    InvalidSpec,
+    /// This cloud cannot do that.
+    NotSupported,
+    /// It cannot be reached, or failed inside.
+    Unavailable,
+    /// Anything else.
+    Other,
+}
+
+impl CloudErrorKind {
+    /// Whether trying the same again may help.
+    #[must_use]
+    pub fn is_retryable(self) -> bool {
+        match self {
+            Self::Throttled | Self::Unavailable | Self::NoCapacity => true,
+            Self::Unauthenticated
+            | Self::PermissionDenied
+            | Self::QuotaExceeded
+            | Self::InvalidSpec
+            | Self::NotSupported
+            | Self::Other => false,
+        }
+    }
+}
+
+/// Whether a failed call may have left something behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Leftovers {
+    /// Certainly not.
+    None,
+    /// Certainly.
+    Remaining,
+    /// Cannot be told; what every create that was cut off answers.
+    Unknown,
+}
+
+/// What was being done, and why it failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation}")]
+pub struct CloudError {
+    /// What a caller can act on.
+    pub kind: CloudErrorKind,
+    /// What was being done to what.
+    pub operation: String,
+    /// Whether something may have been left behind.
+    pub leftovers: Leftovers,
+    /// Cause.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// Clouds that can be used.
+#[derive(Debug, Clone, Default)]
+pub struct Registry {
+    clouds: BTreeMap<&'static str, Arc<dyn Cloud>>,
+}
+
+impl Registry {
+    /// None.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// Clouds that this build carries: one line each.
+    #[must_use]
+    pub fn built_in(home: &crate::home::Home) -> Self {
+        let registry = Self::empty();
+        #[cfg(feature = "local")]
+        let registry = registry.with(Arc::new(local::Local::new(home)));
+        #[cfg(not(feature = "local"))]
+        let _home = home;
+        registry
+    }
+
+    /// With one more (or another in its place).
+    #[must_use]
+    pub fn with(mut self, cloud: Arc<dyn Cloud>) -> Self {
+        let _replaced = self.clouds.insert(cloud.name().as_str(), cloud);
+        self
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, name: CloudName) -> Option<Arc<dyn Cloud>> {
+        self.clouds.get(name.as_str()).cloned()
+    }
+
+    /// Names, in alphabetical order.
+    pub fn names(&self) -> impl Iterator<Item = CloudName> {
+        self.clouds.values().map(|c| c.name())
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<dyn Cloud>> {
+        self.clouds.values()
+    }
+}

@@ -1,0 +1,207 @@
+//! Carries out what a task needs: submit, status, list, stop, pull, destroy.
+//!
+//! Each operation is a sequence of idempotent steps with all of its state in the store, so one that was cut
+//! off anywhere is finished by running it again, on this or on another computer. Two that run at once are
+//! kept apart by conditional writes.
+
+use std::{fmt, path::PathBuf, sync::Arc};
+
+use tpi_proto::{id::TaskId, spec::CloudName};
+use tpi_store::{Store, record::TaskRecord};
+use url::Url;
+
+use crate::{
+    cloud::{Cloud, Registry},
+    home::Home,
+    spec::Checked,
+};
+
+mod destroy;
+mod error;
+mod facts;
+mod find;
+mod hook;
+mod progress;
+mod pull;
+mod report;
+mod stop;
+mod submit;
+
+pub use error::{EngineError, ErrorKind};
+pub use hook::stop_points;
+pub use progress::{Observer, Progress, Silent, Step, Transfer};
+pub use report::*;
+
+/// What an engine works with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// State of this computer.
+    pub home: Home,
+    /// Clouds.
+    pub clouds: Registry,
+    /// Store to use instead of the cloud's default one.
+    pub store: Option<Url>,
+    /// The agent to send; absent: `tpi-agent` beside this program.
+    pub agent: Option<PathBuf>,
+}
+
+/// The engine. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    settings: Arc<Settings>,
+}
+
+/// A task that was found, and where its things are.
+#[derive(Debug, Clone)]
+pub struct Located {
+    /// The task.
+    pub id: TaskId,
+    /// Where its machines are.
+    pub cloud: CloudName,
+    /// Where its record is.
+    pub store: Store,
+    /// Its record as it was when the task was found; absent when it is lost and only machines are left.
+    pub record: Option<TaskRecord>,
+}
+
+/// How to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StopOptions {
+    /// Time between SIGTERM and SIGKILL instead of the task's own, in milliseconds.
+    pub grace_millis: Option<u64>,
+    /// Wait until every slot has ended.
+    pub wait: bool,
+}
+
+/// How to bring results home.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PullOptions {
+    /// Instead of the task's own work directory.
+    pub to: Option<PathBuf>,
+}
+
+/// How to destroy.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DestroyOptions {
+    /// Where results go instead of the task's own work directory.
+    pub to: Option<PathBuf>,
+    /// Give results up: delete also what could not be downloaded and verified.
+    pub discard: bool,
+}
+
+impl Engine {
+    /// Does nothing yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self { settings: Arc::new(settings) }
+    }
+
+    /// What it works with.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// A cloud that can be used.
+    fn cloud(&self, name: CloudName) -> Result<Arc<dyn Cloud>, EngineError> {
+        self.settings.clouds.get(name).ok_or_else(|| {
+            EngineError::new(ErrorKind::User, format!("the cloud {name} is not part of this build"))
+                .hint(format!("use a build with the feature `{name}`"))
+        })
+    }
+
+    /// Where tasks of a cloud have their records.
+    fn store_url(&self, cloud: CloudName) -> Result<Url, EngineError> {
+        if let Some(url) = &self.settings.store {
+            return Ok(url.clone());
+        }
+        match cloud {
+            CloudName::Local => self.settings.home.store_url().map_err(EngineError::home),
+            CloudName::Aws | CloudName::Gcp | CloudName::Az | CloudName::K8s => {
+                Err(EngineError::new(ErrorKind::User, format!("the cloud {cloud} has no default store yet"))
+                    .hint("name one by its URL with `--store`"))
+            }
+        }
+    }
+
+    /// Submits, or finishes a submission that was cut off, or finds that the task is there already
+    /// (see [`Submitted::outcome`]). Returns once the cloud keeps the machines; it does not wait for them.
+    ///
+    /// # Errors
+    /// See [`ErrorKind`].
+    pub async fn submit(&self, checked: &Checked, observer: &dyn Observer) -> Result<Submitted, EngineError> {
+        submit::submit(self, checked, observer).await
+    }
+
+    /// Finds a task by identifier or by name: among those known here first, then in the stores and the
+    /// clouds.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], or [`ErrorKind::Ambiguous`] when several tasks have that name.
+    pub async fn locate(&self, text: &str) -> Result<Located, EngineError> {
+        find::locate(self, text).await
+    }
+
+    /// What is known of a task, from its record, its slots and its cloud.
+    ///
+    /// # Errors
+    /// See [`ErrorKind`]. A cloud or a store that cannot be asked is an error, never an empty answer.
+    pub async fn status(&self, task: &Located) -> Result<StatusReport, EngineError> {
+        find::status(self, task).await
+    }
+
+    /// Every task that can be found: known here, in the stores, in the clouds.
+    ///
+    /// # Errors
+    /// See [`ErrorKind`]; what cannot be asked is named in the report while anything else can.
+    pub async fn list(&self) -> Result<ListReport, EngineError> {
+        find::list(self).await
+    }
+
+    /// Asks the script to stop; results are saved and the machines give themselves back.
+    ///
+    /// # Errors
+    /// See [`ErrorKind`].
+    pub async fn stop(
+        &self,
+        task: &Located,
+        options: StopOptions,
+        observer: &dyn Observer,
+    ) -> Result<StopReport, EngineError> {
+        stop::stop(self, task, options, observer).await
+    }
+
+    /// Brings the newest saved results home and verifies them. Never replaces a local file that was changed
+    /// here: both are kept.
+    ///
+    /// # Errors
+    /// See [`ErrorKind`].
+    pub async fn pull(
+        &self,
+        task: &Located,
+        options: &PullOptions,
+        observer: &dyn Observer,
+    ) -> Result<PullReport, EngineError> {
+        pull::pull(self, task, options, observer).await
+    }
+
+    /// Ends the task: saves, brings results home, verifies them, removes every machine, proves it, and only
+    /// then deletes what is in the store.
+    ///
+    /// # Errors
+    /// See [`ErrorKind`]. Nothing is deleted when results could not be verified, unless they are given up.
+    pub async fn destroy(
+        &self,
+        task: &Located,
+        options: &DestroyOptions,
+        observer: &dyn Observer,
+    ) -> Result<DestroyReport, EngineError> {
+        destroy::destroy(self, task, options, observer).await
+    }
+}
+
+impl fmt::Display for Located {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.id.fmt(f)
+    }
+}

@@ -1,0 +1,229 @@
+//! What operations answer with: versioned shapes, the same in JSON as in Rust.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tpi_proto::{
+    id::{MachineId, SlotIndex, TaskId},
+    spec::{CloudName, TaskSpec},
+    state::SlotStatus,
+};
+use tpi_store::{record::Intent, snapshot::RestoreReport};
+use url::Url;
+
+use crate::{
+    cloud::{GroupState, MachineEnd},
+    task::TaskState,
+};
+
+/// Version of the shapes in this module.
+pub const REPORT_VERSION: u32 = 1;
+
+/// Answer of submit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Submitted {
+    /// Version of this shape.
+    pub version: u32,
+    /// The task.
+    pub id: TaskId,
+    /// As the user wrote it.
+    pub name: String,
+    /// Where.
+    pub cloud: CloudName,
+    /// Where its record is.
+    pub store: Url,
+    /// When everything will have ended.
+    pub deadline: Option<Timestamp>,
+    /// What was found, and so done.
+    pub outcome: SubmitOutcome,
+    /// Fields in which the request differs from the task that is there; empty for a new one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub differs: Vec<String>,
+    /// Things the user should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// What submit found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SubmitOutcome {
+    /// Nothing: the task is new.
+    New,
+    /// A submission that had been cut off; it is complete now.
+    Resumed,
+    /// The task runs already: attach to it.
+    Running,
+    /// The task has ended: its results and logs are there until it is destroyed.
+    Ended,
+}
+
+/// Answer of status.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// Version of this shape.
+    pub version: u32,
+    /// The task.
+    pub id: TaskId,
+    /// Where.
+    pub cloud: CloudName,
+    /// Where its record is.
+    pub store: Url,
+    /// State of the whole.
+    #[serde(flatten)]
+    pub state: TaskState,
+    /// What was asked; absent when the record is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec: Option<TaskSpec>,
+    /// What the controllers want; absent when the record is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<Intent>,
+    /// When the task was first submitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<Timestamp>,
+    /// When everything will have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    /// Slots that were claimed, in order.
+    pub slots: Vec<SlotStatus>,
+    /// The group.
+    pub group: GroupState,
+    /// Whether machines live although the deadline is over, which should never be.
+    pub overdue: bool,
+    /// Proof, or what is missing for it.
+    pub proof: Proof,
+    /// Things the user should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// What there was of machines, and whether nothing is left.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Proof {
+    /// Whether the cloud, asked by tag, has nothing of the task.
+    pub nothing_left: bool,
+    /// When it was asked.
+    pub checked: Timestamp,
+    /// Machines as far as the cloud remembers them.
+    pub machines: Vec<ProofLine>,
+    /// All machines together, in seconds.
+    pub seconds: f64,
+    /// All machines together, in US dollars; absent when a price is not known.
+    pub usd: Option<f64>,
+}
+
+/// One machine of a proof.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProofLine {
+    /// Which.
+    pub machine: MachineId,
+    /// When it was launched.
+    pub launched: Timestamp,
+    /// When it ended; absent while it lives.
+    pub ended: Option<Timestamp>,
+    /// Why it ended.
+    pub end: Option<MachineEnd>,
+    /// How long it lived, or has lived so far.
+    pub seconds: f64,
+    /// Estimate in US dollars; absent when the price is not known.
+    pub usd: Option<f64>,
+}
+
+/// Answer of list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ListReport {
+    /// Version of this shape.
+    pub version: u32,
+    /// Tasks, newest first; those whose record is lost last.
+    pub tasks: Vec<ListEntry>,
+    /// What could not be asked, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// One task of a list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ListEntry {
+    /// The task.
+    pub id: TaskId,
+    /// As the user wrote it.
+    pub name: String,
+    /// Where.
+    pub cloud: CloudName,
+    /// Where its record is.
+    pub store: Url,
+    /// State of the whole.
+    #[serde(flatten)]
+    pub state: TaskState,
+    /// When it was first submitted; absent when the record is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<Timestamp>,
+    /// When everything will have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    /// Machines alive.
+    pub machines: u32,
+}
+
+/// Answer of stop.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StopReport {
+    /// Version of this shape.
+    pub version: u32,
+    /// The task.
+    pub id: TaskId,
+    /// Slots whose agent was asked directly.
+    pub asked: Vec<SlotIndex>,
+    /// Slots that will find the request in the store.
+    pub left_to_store: Vec<SlotIndex>,
+    /// Whether every slot had ended when this was written.
+    pub ended: bool,
+}
+
+/// Answer of pull.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PullReport {
+    /// Version of this shape.
+    pub version: u32,
+    /// The task.
+    pub id: TaskId,
+    /// Where results went.
+    pub to: Option<PathBuf>,
+    /// One per slot that has saved something.
+    pub slots: Vec<PulledSlot>,
+    /// Things the user should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// Results of one slot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PulledSlot {
+    /// Which.
+    pub slot: SlotIndex,
+    /// Which saved generation.
+    pub generation: u64,
+    /// Where it went.
+    pub to: PathBuf,
+    /// What was written and what was kept.
+    pub report: RestoreReport,
+}
+
+/// Answer of destroy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DestroyReport {
+    /// Version of this shape.
+    pub version: u32,
+    /// The task.
+    pub id: TaskId,
+    /// Results that were brought home; absent when they were given up or the record was lost.
+    pub results: Option<PullReport>,
+    /// Nothing is left.
+    pub proof: Proof,
+    /// Objects deleted from the store.
+    pub objects_deleted: u64,
+    /// Things the user should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}

@@ -1,0 +1,552 @@
+//! Submit: record, environment, workspace, agent, certificate, clock, machines.
+//!
+//! What is done next is decided anew after each step from what is in the store, so a second controller that
+//! does the same, or this one run again, finishes what is missing and repeats nothing that matters.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+use tpi_proto::spec::{StorageSpec, TaskSpec};
+use tpi_store::{
+    Store, StoreErrorKind,
+    layout::TaskKeys,
+    record::{Environment, Intent, RECORD_VERSION, TaskRecord},
+    rules::Rules,
+    snapshot::{self, PushOptions, Space},
+};
+
+use super::{
+    Engine, EngineError, ErrorKind, Observer, Progress, REPORT_VERSION, Step, SubmitOutcome, Submitted,
+    Transfer,
+    facts::{self, Change, Facts, WRITER},
+    hook::{Moment, reached},
+    progress::Relay,
+};
+use crate::{
+    cloud::{Cloud, GroupSpec},
+    home::{Home, KnownTask},
+    link::UserIdentity,
+    spec::Checked,
+    task::{Action, Done, TaskState},
+};
+
+struct Submission<'a> {
+    home: &'a Home,
+    store: Store,
+    checked: &'a Checked,
+    agent: Option<&'a Path>,
+    observer: &'a dyn Observer,
+}
+
+pub(super) async fn submit(
+    engine: &Engine,
+    checked: &Checked,
+    observer: &dyn Observer,
+) -> Result<Submitted, EngineError> {
+    let task = &checked.id;
+    let cloud = engine.cloud(checked.spec.cloud)?;
+    let url = engine.store_url(checked.spec.cloud)?;
+    let store = Store::open(&url).map_err(EngineError::store(format!("opening the store {url}")))?;
+    let home = &engine.settings().home;
+    let work = Submission { home, store, checked, agent: engine.settings().agent.as_deref(), observer };
+    home.remember(&KnownTask {
+        id: task.clone(),
+        name: checked.spec.name.clone(),
+        cloud: checked.spec.cloud,
+        store: url.clone(),
+        region: checked.spec.region.clone(),
+    })
+    .map_err(EngineError::home)?;
+
+    let found = work.record().await?;
+    let mut done = Done::default();
+    let mut ordered = false;
+    let (record, ended) = loop {
+        let facts = Facts::read(&work.store, cloud.as_ref(), task).await?;
+        let Some(record) = facts.record.clone() else {
+            return Err(being_destroyed(checked));
+        };
+        if record.intent == Intent::Submit && record.spec != checked.spec {
+            return Err(overtaken(checked));
+        }
+        let ended = matches!(facts.state(), TaskState::Finished { .. });
+        if record.intent == Intent::Run && !ended && !done.client {
+            work.client().await?;
+            done.client = true;
+            continue;
+        }
+        match facts.next(done) {
+            Action::StoreEnvironment => {
+                work.environment().await?;
+                done.environment = true;
+            }
+            Action::StoreWorkspace => work.workspace().await?,
+            Action::StoreAgent => work.agent().await?,
+            Action::PublishClient => {
+                work.client().await?;
+                done.client = true;
+            }
+            Action::StartClock => work.clock().await?,
+            // The group ended by itself although slots have not: starting it again would not help them.
+            Action::EnsureMachines if ordered => {
+                return Err(EngineError::new(
+                    ErrorKind::CloudRefused,
+                    format!("the machines of {task} have ended before its slots did"),
+                )
+                .of(task)
+                .hint(format!("`tpi-controller destroy {task}`, then submit again")));
+            }
+            Action::EnsureMachines => {
+                work.machines(cloud.as_ref(), &record).await?;
+                ordered = true;
+            }
+            Action::RemoveMachines => {
+                let _gone = cloud.destroy(task).await.map_err(EngineError::cloud(task))?;
+            }
+            Action::Wait | Action::Rest => break (record, ended),
+            Action::StopSlots
+            | Action::AwaitSaves
+            | Action::SecureResults
+            | Action::Prove
+            | Action::EraseStore => return Err(being_destroyed(checked)),
+        }
+    };
+
+    let differs = match found {
+        Found::Nothing => Vec::new(),
+        Found::Something => work.differences(&record).await?,
+    };
+    let outcome = match (found, ended, ordered) {
+        (Found::Nothing, _, _) => SubmitOutcome::New,
+        (Found::Something, true, _) => SubmitOutcome::Ended,
+        (Found::Something, false, true) => SubmitOutcome::Resumed,
+        (Found::Something, false, false) => SubmitOutcome::Running,
+    };
+    let mut warnings = checked.warnings.clone();
+    if !differs.is_empty() {
+        warnings.push(format!(
+            "the task {task} is there already, with other values of {}: they stay as they are",
+            differs.join(", ")
+        ));
+    }
+    if outcome == SubmitOutcome::Ended {
+        warnings.push(format!(
+            "the task {task} has ended and was not started again: `tpi-controller pull {task}` brings its results home, `tpi-controller destroy {task}` makes room for a new one"
+        ));
+    }
+    Ok(Submitted {
+        version: REPORT_VERSION,
+        id: task.clone(),
+        name: record.spec.name,
+        cloud: record.spec.cloud,
+        store: url,
+        deadline: record.deadline,
+        outcome,
+        differs,
+        warnings,
+    })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    Something,
+}
+
+fn being_destroyed(checked: &Checked) -> EngineError {
+    let task = &checked.id;
+    EngineError::new(ErrorKind::BeingDestroyed, format!("the task {task} is being destroyed"))
+        .of(task)
+        .hint(format!("let `tpi-controller destroy {task}` finish, then submit again"))
+        .hint("or submit under another name with `--name`")
+}
+
+fn overtaken(checked: &Checked) -> EngineError {
+    let task = &checked.id;
+    EngineError::new(
+        ErrorKind::User,
+        format!("another program submits {task} with other settings at the same time"),
+    )
+    .of(task)
+    .hint("submit under another name with `--name`, or run this again when the other one is done")
+}
+
+impl Submission<'_> {
+    fn keys(&self) -> TaskKeys {
+        TaskKeys::new(&self.checked.id)
+    }
+
+    fn begin(&self, step: Step) {
+        self.observer.progress(Progress::Step { step });
+        reached(Moment::Before, step);
+    }
+
+    /// Creates the record, or takes over the one of a submission that was cut off.
+    async fn record(&self) -> Result<Found, EngineError> {
+        reached(Moment::Before, Step::Record);
+        let task = &self.checked.id;
+        let record = TaskRecord {
+            version: RECORD_VERSION,
+            id: task.clone(),
+            writer: WRITER.to_owned(),
+            created: Timestamp::now(),
+            spec: self.checked.spec.clone(),
+            intent: Intent::Submit,
+            deadline: None,
+            agent_sha256: None,
+            input_stored: false,
+        };
+        match self.store.create_json(&self.keys().record(), &record).await {
+            Ok(_version) => {
+                self.observer.progress(Progress::Step { step: Step::Record });
+                reached(Moment::After, Step::Record);
+                return Ok(Found::Nothing);
+            }
+            Err(error) if error.kind == StoreErrorKind::AlreadyExists => {}
+            Err(error) => return Err(EngineError::store(format!("creating the record of {task}"))(error)),
+        }
+        let found = facts::change_record(&self.store, task, |record| {
+            if !same_name(&record.spec.name, &self.checked.spec.name) {
+                return Err(EngineError::new(
+                    ErrorKind::User,
+                    format!(
+                        "the names {:?} and {:?} give the same identifier {task}, and a task with the former is there",
+                        record.spec.name, self.checked.spec.name
+                    ),
+                )
+                .of(task)
+                .hint("choose a name that differs within its first 28 letters and digits"));
+            }
+            match record.intent {
+                Intent::Destroy => Err(being_destroyed(self.checked)),
+                Intent::Run => Ok(Change::Keep),
+                Intent::Submit if record.spec == self.checked.spec => Ok(Change::Keep),
+                // Nothing was ordered yet, so the newest request is what counts.
+                Intent::Submit => {
+                    record.spec = self.checked.spec.clone();
+                    record.input_stored = false;
+                    Ok(Change::Write)
+                }
+            }
+        })
+        .await?;
+        match found {
+            Some(_) => Ok(Found::Something),
+            None => Err(being_destroyed(self.checked)),
+        }
+    }
+
+    async fn environment(&self) -> Result<(), EngineError> {
+        self.begin(Step::Environment);
+        let _version = self
+            .store
+            .put_json(&self.keys().environment(), &self.checked.environment)
+            .await
+            .map_err(EngineError::store("storing the environment"))?;
+        reached(Moment::After, Step::Environment);
+        Ok(())
+    }
+
+    async fn workspace(&self) -> Result<(), EngineError> {
+        self.begin(Step::Workspace);
+        let StorageSpec { workdir, output: _, exclude, gitignore, container: _ } = &self.checked.spec.storage;
+        let root = match workdir {
+            Some(workdir) => PathBuf::from(workdir),
+            None => self.empty_directory()?,
+        };
+        let sending = || format!("sending {}", root.display());
+        let index_dir = self.home.index_dir();
+        std::fs::create_dir_all(&index_dir)
+            .map_err(|e| file_error(format!("making {}", index_dir.display()), e))?;
+        let index = index_dir.join(hex::encode(Sha256::digest(root.as_os_str().as_encoded_bytes())));
+        let options = PushOptions {
+            rules: rules(exclude, *gitignore)?,
+            space: Space::Cache,
+            index: Some(index),
+            base: None,
+        };
+        let scan = Relay::new(self.observer, Transfer::Scan);
+        let plan = snapshot::plan(&self.store, &root, options, &scan)
+            .await
+            .map_err(EngineError::snapshot(format!("reading {}", root.display())))?;
+        self.observer.progress(Progress::TransferDone { transfer: Transfer::Scan });
+        for warning in plan.warnings() {
+            self.observer.progress(Progress::Warning { message: warning.clone() });
+        }
+        self.observer.progress(Progress::SendPlan { plan: plan.summary() });
+        let relay = Relay::new(self.observer, Transfer::Workspace);
+        let manifest =
+            snapshot::push(&self.store, plan, &relay).await.map_err(EngineError::snapshot(sending()))?;
+        let _version = self
+            .store
+            .put(&self.keys().input(), manifest.to_bytes())
+            .await
+            .map_err(EngineError::store(sending()))?;
+        self.observer.progress(Progress::TransferDone { transfer: Transfer::Workspace });
+        reached(Moment::During, Step::Workspace);
+        self.advance(|record| {
+            let stored = std::mem::replace(&mut record.input_stored, true);
+            !stored
+        })
+        .await?;
+        reached(Moment::After, Step::Workspace);
+        Ok(())
+    }
+
+    fn empty_directory(&self) -> Result<PathBuf, EngineError> {
+        let path = self.home.root().join("empty");
+        std::fs::create_dir_all(&path).map_err(|e| file_error(format!("making {}", path.display()), e))?;
+        Ok(path)
+    }
+
+    async fn agent(&self) -> Result<(), EngineError> {
+        self.begin(Step::Agent);
+        let path = find_agent(self.agent)?;
+        let reading = || format!("reading the agent {}", path.display());
+        let content = {
+            let path = path.clone();
+            tokio::task::spawn_blocking(move || hash(&path))
+                .await
+                .map_err(|e| EngineError::new(ErrorKind::Internal, reading()).because(e))?
+                .map_err(|e| file_error(reading(), e))?
+        };
+        let (sha256, size) = content;
+        let key = self.keys().agent(&sha256);
+        let sending = || format!("sending the agent {}", path.display());
+        let transfer = Transfer::Agent;
+        let there = self.store.head(&key).await.map_err(EngineError::store(sending()))?;
+        if there.is_none_or(|object| object.size != size) {
+            self.observer.progress(Progress::TransferTotal { transfer, bytes: size });
+            self.store.put_file(&key, &path).await.map_err(EngineError::store(sending()))?;
+            self.observer.progress(Progress::TransferAdvance { transfer, bytes: size });
+            self.observer.progress(Progress::TransferDone { transfer });
+        }
+        reached(Moment::During, Step::Agent);
+        self.advance(|record| {
+            let before = record.agent_sha256.replace(sha256.clone());
+            before.as_ref() != Some(&sha256)
+        })
+        .await?;
+        reached(Moment::After, Step::Agent);
+        Ok(())
+    }
+
+    async fn client(&self) -> Result<(), EngineError> {
+        self.begin(Step::Client);
+        let identity = UserIdentity::load_or_create(self.home.root())
+            .map_err(|e| EngineError::new(ErrorKind::User, "making this user's key").because(e))?;
+        identity
+            .publish(&self.store, &self.checked.id)
+            .await
+            .map_err(EngineError::store("publishing this user's certificate"))?;
+        reached(Moment::After, Step::Client);
+        Ok(())
+    }
+
+    /// The deadline counts by the store's clock, which is also what machines correct theirs by.
+    async fn clock(&self) -> Result<(), EngineError> {
+        self.begin(Step::Clock);
+        let offset = self
+            .store
+            .clock_offset(self.keys().root())
+            .await
+            .map_err(EngineError::store("comparing this computer's clock with the store's"))?;
+        let timeout = jiff::SignedDuration::try_from(self.checked.spec.timeout()).unwrap_or_default();
+        let deadline = Timestamp::now()
+            .checked_add(offset)
+            .and_then(|now| now.checked_add(timeout))
+            .map_err(|e| EngineError::new(ErrorKind::User, "adding the timeout to the time").because(e))?;
+        self.advance(|record| {
+            record.deadline = Some(deadline);
+            record.intent = Intent::Run;
+            true
+        })
+        .await?;
+        reached(Moment::After, Step::Clock);
+        Ok(())
+    }
+
+    async fn machines(&self, cloud: &dyn Cloud, record: &TaskRecord) -> Result<(), EngineError> {
+        self.begin(Step::Machines);
+        let task = &self.checked.id;
+        let (Some(deadline), Some(agent_sha256)) = (record.deadline, record.agent_sha256.clone()) else {
+            return Err(EngineError::new(
+                ErrorKind::Internal,
+                format!("the record of {task} wants machines without saying until when or with which agent"),
+            )
+            .of(task)
+            .hint(format!("`tpi-controller destroy {task}`, then submit again")));
+        };
+        let want = GroupSpec {
+            task: task.clone(),
+            spec: record.spec.clone(),
+            store: self.store.url().clone(),
+            deadline,
+            agent_sha256,
+        };
+        let _observed = cloud.ensure(&want).await.map_err(EngineError::cloud(task))?;
+        // Somebody may have destroyed the task while machines were being ordered: then they are nobody's.
+        let now = facts::read_record(&self.store, task).await?;
+        if !now.is_some_and(|(r, _)| r.intent == Intent::Run && r.created == record.created) {
+            let _gone = cloud.destroy(task).await.map_err(EngineError::cloud(task))?;
+            return Err(being_destroyed(self.checked));
+        }
+        reached(Moment::After, Step::Machines);
+        Ok(())
+    }
+
+    /// Notes a step in the record while it is still being submitted; nothing when somebody else was faster.
+    async fn advance(&self, mut note: impl FnMut(&mut TaskRecord) -> bool) -> Result<(), EngineError> {
+        let record = facts::change_record(&self.store, &self.checked.id, |record| match record.intent {
+            Intent::Submit if record.spec != self.checked.spec => Err(overtaken(self.checked)),
+            Intent::Submit => Ok(if note(record) { Change::Write } else { Change::Keep }),
+            Intent::Run => Ok(Change::Keep),
+            Intent::Destroy => Err(being_destroyed(self.checked)),
+        })
+        .await?;
+        match record {
+            Some(_) => Ok(()),
+            None => Err(being_destroyed(self.checked)),
+        }
+    }
+
+    async fn differences(&self, record: &TaskRecord) -> Result<Vec<String>, EngineError> {
+        let mut fields = differing_fields(&record.spec, &self.checked.spec);
+        let stored = self
+            .store
+            .get_json::<Environment>(&self.keys().environment())
+            .await
+            .map_err(EngineError::store("reading the environment"))?;
+        if let Some((stored, _)) = stored
+            && stored.variables != self.checked.environment.variables
+            && !fields.iter().any(|f| f == "environment")
+        {
+            fields.push("environment".to_owned());
+        }
+        Ok(fields)
+    }
+}
+
+fn file_error(message: String, error: io::Error) -> EngineError {
+    EngineError::new(ErrorKind::User, message).because(error)
+}
+
+pub(super) fn rules(exclude: &[String], gitignore: bool) -> Result<Rules, EngineError> {
+    Rules::new(exclude, gitignore).map_err(|errors| {
+        let all = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        EngineError::new(ErrorKind::User, all)
+    })
+}
+
+/// Whether two names are the same but for what an identifier never shows.
+fn same_name(one: &str, other: &str) -> bool {
+    let words = |name: &str| {
+        name.to_lowercase()
+            .split(|c: char| !c.is_ascii_alphanumeric())
+            .filter(|w| !w.is_empty())
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    // An identifier given as the name names whatever task has it.
+    one == other || words(one) == words(other) || other.parse::<tpi_proto::id::TaskId>().is_ok()
+}
+
+/// Names of the fields in which two requests differ.
+fn differing_fields(one: &TaskSpec, other: &TaskSpec) -> Vec<String> {
+    let TaskSpec {
+        name: _,
+        cloud,
+        region,
+        machine,
+        image,
+        disk_size,
+        spot,
+        parallelism,
+        permission_set,
+        tags,
+        environment,
+        timeout_seconds,
+        grace_seconds,
+        script,
+        container,
+        ingress,
+        storage,
+    } = one;
+    let StorageSpec { workdir, output, exclude, gitignore, container: storage_container } = storage;
+    [
+        ("cloud", *cloud != other.cloud),
+        ("region", *region != other.region),
+        ("machine", *machine != other.machine),
+        ("image", *image != other.image),
+        ("disk_size", *disk_size != other.disk_size),
+        ("spot", *spot != other.spot),
+        ("parallelism", *parallelism != other.parallelism),
+        ("permission_set", *permission_set != other.permission_set),
+        ("tags", *tags != other.tags),
+        ("environment", *environment != other.environment),
+        ("timeout", *timeout_seconds != other.timeout_seconds),
+        ("grace", *grace_seconds != other.grace_seconds),
+        ("script", *script != other.script),
+        ("container", *container != other.container),
+        ("ingress", *ingress != other.ingress),
+        ("workdir", *workdir != other.storage.workdir),
+        ("output", *output != other.storage.output),
+        ("exclude", *exclude != other.storage.exclude),
+        ("gitignore", *gitignore != other.storage.gitignore),
+        ("storage_container", *storage_container != other.storage.container),
+    ]
+    .into_iter()
+    .filter(|(_, differs)| *differs)
+    .map(|(name, _)| name.to_owned())
+    .collect()
+}
+
+/// As given, else `$TPI_AGENT`, else `tpi-agent` beside this program.
+fn find_agent(given: Option<&Path>) -> Result<PathBuf, EngineError> {
+    let missing = |path: &Path| {
+        EngineError::new(ErrorKind::User, format!("there is no agent at {}", path.display()))
+            .hint("name the agent's program with `--agent FILE` or TPI_AGENT")
+            .hint("or build it: `cargo build -p tpi-agent`")
+    };
+    let named = given
+        .map(Path::to_path_buf)
+        .or_else(|| std::env::var_os("TPI_AGENT").filter(|v| !v.is_empty()).map(PathBuf::from));
+    let path = match named {
+        Some(path) => path,
+        None => std::env::current_exe()
+            .map_err(|e| file_error("finding this program".to_owned(), e))?
+            .with_file_name("tpi-agent"),
+    };
+    if path.is_file() { Ok(path) } else { Err(missing(&path)) }
+}
+
+fn hash(path: &Path) -> io::Result<(String, u64)> {
+    use io::Read as _;
+    let mut file = std::fs::File::open(path)?;
+    let (mut hash, mut size) = (Sha256::new(), 0u64);
+    let mut buffer = vec![0u8; 1 << 18];
+    loop {
+        let n = file.read(&mut buffer)?;
+        let Some(piece) = buffer.get(..n).filter(|p| !p.is_empty()) else {
+            return Ok((hex::encode(hash.finalize()), size));
+        };
+        hash.update(piece);
+        size += u64::try_from(n).unwrap_or(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_only_look_different_are_the_same() {
+        assert!(same_name("Hello, World!", "hello-world"));
+        assert!(!same_name("a-very-long-name-that-is-cut-off-1", "a-very-long-name-that-is-cut-off-2"));
+        assert!(same_name("x", "tpi-test-3z4xlzwq-3u0vweb4"));
+    }
+}
