@@ -10,7 +10,8 @@ use std::{
 };
 
 use futures::{StreamExt, stream::BoxStream};
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tpi_proto::id::{RunId, TaskId};
 use tpi_store::{
     Store, StoreError,
@@ -175,15 +176,16 @@ impl Sampler {
     }
 
     /// Samples until told to stop, then stores what is left and ends.
-    pub(crate) async fn run(self, stop: tokio_util::sync::CancellationToken) {
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        // Beside each other: a store that hangs costs no samples.
+        tokio::join!(self.sample(stop), self.keep());
+    }
+
+    async fn sample(&self, stop: CancellationToken) {
         let mut probe = Some(host::Probe::new(self.disk.clone()));
         let gpus = gpu::Watcher::start();
         let mut tick = tokio::time::interval(PERIOD);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let mut stored = 0;
-        let mut tried = Instant::now();
-        // Segments hold minutes when the store is far, seconds when it is near.
-        let flush = self.flush.max(PERIOD) * 6;
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
@@ -211,34 +213,48 @@ impl Sampler {
             let time_unix_nanos = self.clock.now_nanos();
             let cards = gpus.latest();
             self.shared.push(|sequence| load.into_sample(sequence, time_unix_nanos, cards));
-            let waiting = self.shared.progress.borrow().next - stored;
-            if waiting >= SEGMENT as u64 || tried.elapsed() >= flush {
-                tried = Instant::now();
-                self.store_from(&mut stored).await;
-            }
         }
         self.shared.progress.send_modify(|p| p.complete = true);
-        self.store_from(&mut stored).await;
+    }
+
+    async fn keep(&self) {
+        let mut progress = self.shared.progress.subscribe();
+        let mut stored = 0;
+        // Segments hold half a minute as a rule: telemetry is looked at live, or afterwards.
+        let flush = self.flush.max(PERIOD) * 6;
+        loop {
+            let enough = progress.wait_for(|p| p.complete || p.next - stored >= SEGMENT as u64);
+            // Either is a reason to go on.
+            drop(tokio::time::timeout(flush, enough).await);
+            let complete = progress.borrow().complete;
+            let kept = self.store_from(&mut stored).await;
+            if complete {
+                return;
+            }
+            if !kept {
+                tokio::time::sleep(PERIOD * 5).await;
+            }
+        }
     }
 
     /// Stores what is not stored yet. What fails is tried again next time, as long as the ring has it.
-    async fn store_from(&self, stored: &mut u64) {
+    async fn store_from(&self, stored: &mut u64) -> bool {
         loop {
             let (oldest, samples) = self.shared.from(*stored, SEGMENT);
             *stored = (*stored).max(oldest);
-            let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return };
+            let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return true };
             let key =
                 TaskKeys::new(&self.task).telemetry_segment(self.run.slot, self.run.attempt, first.sequence);
             let segment = match encode_segment(&samples) {
                 Ok(segment) => segment,
                 Err(error) => {
                     tracing::warn!(%error, "making a telemetry segment");
-                    return;
+                    return false;
                 }
             };
             if let Err(error) = self.store.put(&key, segment).await {
                 tracing::warn!(error = chain(&error), "storing telemetry");
-                return;
+                return false;
             }
             *stored = last.sequence + 1;
         }

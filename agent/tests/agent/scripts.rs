@@ -206,3 +206,17 @@ async fn an_agent_that_listens_says_where_and_ends_as_quickly() -> Result<()> {
     assert!(agent.ended().await?.success());
     Ok(())
 }
+
+#[tokio::test]
+async fn telemetry_of_the_run_is_in_the_store() -> Result<()> {
+    let task = Task::new(script("#!/bin/sh\nsleep 2\n")).await?;
+    let (status, _) = task.run().await?;
+    let stored = tpi_store::telemetry::read_stored(&task.store, &task.id, status.run(), 0);
+    let samples: Vec<_> = futures::TryStreamExt::try_collect(stored).await?;
+    assert!(samples.len() >= 2, "{samples:?}");
+    for (sample, sequence) in samples.iter().zip(0..) {
+        assert_eq!(sample.sequence, sequence);
+        assert!(sample.memory_total > 0 && sample.disk_total > 0 && (0.0..=1.0).contains(&sample.cpu));
+    }
+    Ok(())
+}
