@@ -11,17 +11,18 @@
 //! Everything that a stranger can make us hold is bounded: handshakes at once, handshakes at once per address, and
 //! the time for each.
 
+mod clients;
+
 use std::{
     collections::HashMap,
     fmt, io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError, mpsc as blocking},
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use futures::StreamExt as _;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error as TlsError, SignatureScheme,
     client::danger::HandshakeSignatureValid,
@@ -41,9 +42,10 @@ use tokio::{
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tpi_proto::cert::{CertError, Fingerprint, PinnedCert};
-use tpi_store::{Store, layout::TaskKeys};
+use tpi_proto::cert::{CertError, Fingerprint};
+use tpi_store::Store;
 
+use self::clients::{Client, Clients, Reader};
 use crate::{identity::KeyPair, supervisor::Handle};
 
 /// Bounds of what others can make the agent do.
@@ -76,198 +78,6 @@ impl Default for Limits {
     }
 }
 
-/// A client's certificate is at most this large; larger objects in `clients/` are skipped.
-const CERTIFICATE_MAX: u64 = 16 * 1024;
-
-// === clients ===
-
-/// One client that may connect.
-#[derive(Debug, Clone)]
-struct Client {
-    cert: Arc<PinnedCert>,
-    /// Cancelled when the client may no longer be connected.
-    revoked: CancellationToken,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    clients: HashMap<Fingerprint, Client>,
-    /// When the reading began that gave `clients`.
-    read: Option<Instant>,
-}
-
-/// Asks for a reading of `clients/` that began after the question, as far as the rate limit allows.
-type Question = blocking::SyncSender<()>;
-
-/// The certificates in `clients/`, and when they were read. Cheap to clone.
-#[derive(Debug, Clone)]
-pub(crate) struct Clients {
-    known: Shared,
-    questions: mpsc::Sender<Question>,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Shared(Arc<Mutex<Known>>);
-
-impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn find(&self, fingerprint: &Fingerprint) -> Option<Client> {
-        self.lock().clients.get(fingerprint).cloned()
-    }
-}
-
-impl Clients {
-    /// Blocks its thread until `clients/` was read again, or `patience` is over.
-    fn refresh(&self, patience: Duration) {
-        let (done, answer) = blocking::sync_channel(1);
-        if self.questions.try_send(done).is_ok() {
-            // Not answered in time or never: the caller decides by what is known.
-            let (Ok(()) | Err(_)) = answer.recv_timeout(patience);
-        }
-    }
-
-    fn is_older_than(&self, age: Duration) -> bool {
-        self.known.lock().read.is_none_or(|read| read.elapsed() > age)
-    }
-}
-
-/// Keeps [`Clients`] up to date: on demand, and regularly while somebody is connected.
-struct Reader {
-    store: Store,
-    keys: TaskKeys,
-    handle: Handle,
-    limits: Limits,
-    known: Shared,
-    /// Cancelled when nobody at all may stay connected.
-    everybody: CancellationToken,
-    questions: mpsc::Receiver<Question>,
-}
-
-impl Reader {
-    async fn run(mut self) {
-        let mut recheck = tokio::time::interval(self.limits.recheck);
-        recheck.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut waiting: Vec<Question> = Vec::new();
-        loop {
-            tokio::select! {
-                question = self.questions.recv() => match question {
-                    Some(question) => waiting.push(question),
-                    None => return,
-                },
-                _ = recheck.tick() => {
-                    self.cut_off_expired();
-                    // Nobody is connected: the next handshake will read.
-                    if !self.anybody_connected() {
-                        continue;
-                    }
-                }
-            }
-            let last = self.known.lock().read;
-            if let Some(next) = last.map(|read| read + self.limits.reread) {
-                tokio::time::sleep_until(next.into()).await;
-            }
-            // Whoever asked up to here gets this reading; it begins now.
-            while let Ok(question) = self.questions.try_recv() {
-                waiting.push(question);
-            }
-            let began = Instant::now();
-            let mut failed = false;
-            match self.read().await {
-                Ok(found) => self.replace(found, began),
-                Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "cannot read which clients may attach; those known before stay welcome"
-                    );
-                    failed = true;
-                }
-            }
-            for question in waiting.drain(..) {
-                // A handshake that gave up does not listen any more.
-                let (Ok(()) | Err(_)) = question.try_send(());
-            }
-            if failed {
-                // The rate limit holds for failures as well.
-                tokio::time::sleep(self.limits.reread).await;
-            }
-        }
-    }
-
-    fn anybody_connected(&self) -> bool {
-        // The map holds one reference to each certificate, every connection another.
-        self.known.lock().clients.values().any(|client| Arc::strong_count(&client.cert) > 1)
-    }
-
-    fn cut_off_expired(&self) {
-        let now = self.handle.now();
-        for client in self.known.lock().clients.values() {
-            if client.cert.check_validity(now).is_err() {
-                client.revoked.cancel();
-            }
-        }
-    }
-
-    async fn read(&self) -> Result<Vec<PinnedCert>, tpi_store::StoreError> {
-        let mut found = Vec::new();
-        let mut listed = self.store.list(&self.keys.clients(), None);
-        while let Some(info) = listed.next().await {
-            let info = info?;
-            let name = info.key.rsplit('/').next().unwrap_or_default();
-            let Some(name) = name.strip_suffix(".pem") else { continue };
-            let fingerprint = Fingerprint(name.to_owned());
-            if info.size > CERTIFICATE_MAX || found.len() >= self.limits.clients {
-                tracing::warn!(key = info.key, "not looking at this client's certificate");
-                continue;
-            }
-            // Named by its content, so one that is known need not be fetched again.
-            if let Some(client) = self.known.find(&fingerprint) {
-                found.push(PinnedCert::clone(&client.cert));
-                continue;
-            }
-            let pem = match self.store.get(&info.key).await {
-                Ok(pem) => pem,
-                Err(error) if error.kind == tpi_store::StoreErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            match PinnedCert::from_pem(&pem) {
-                Ok(cert) if cert.fingerprint() == fingerprint => found.push(cert),
-                Ok(_) => tracing::warn!(key = info.key, "a client's certificate under another one's name"),
-                Err(error) => tracing::warn!(
-                    key = info.key,
-                    error = &error as &dyn std::error::Error,
-                    "not a client's certificate"
-                ),
-            }
-        }
-        Ok(found)
-    }
-
-    fn replace(&self, found: Vec<PinnedCert>, began: Instant) {
-        let mut known = self.known.lock();
-        let mut old = std::mem::take(&mut known.clients);
-        known.clients = found
-            .into_iter()
-            .map(|cert| {
-                let fingerprint = cert.fingerprint();
-                let client =
-                    old.remove(&fingerprint).filter(|client| !client.revoked.is_cancelled()).unwrap_or_else(
-                        || Client { cert: Arc::new(cert), revoked: self.everybody.child_token() },
-                    );
-                (fingerprint, client)
-            })
-            .collect();
-        known.read = Some(began);
-        drop(known);
-        for (fingerprint, client) in old {
-            tracing::info!(%fingerprint, "this client may no longer attach");
-            client.revoked.cancel();
-        }
-    }
-}
-
 // === the handshake ===
 
 /// Accepts exactly the published certificates. Blocks: used on threads that may.
@@ -296,11 +106,11 @@ impl ClientCertVerifier for Verifier {
         _now: UnixTime,
     ) -> Result<ClientCertVerified, TlsError> {
         let fingerprint = Fingerprint::of(end_entity);
-        let known = self.clients.known.find(&fingerprint);
+        let known = self.clients.find(&fingerprint);
         if known.is_none() || self.clients.is_older_than(self.limits.reread) {
             self.clients.refresh(self.limits.reread + self.limits.handshake / 2);
         }
-        let client = self.clients.known.find(&fingerprint).ok_or_else(|| {
+        let client = self.clients.find(&fingerprint).ok_or_else(|| {
             tracing::warn!(%fingerprint, "refusing a client whose certificate is not published");
             TlsError::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
         })?;
@@ -465,22 +275,12 @@ impl Gate {
         store: &Store,
         limits: Limits,
     ) -> Result<Self, TlsError> {
-        let (ask, questions) = mpsc::channel(limits.handshakes.max(1));
-        let clients = Clients { known: Shared::default(), questions: ask };
         let everybody = CancellationToken::new();
+        let (clients, reader) = Clients::new(store, handle, &limits, everybody.clone());
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier =
             Verifier { clients: clients.clone(), handle: handle.clone(), limits: limits.clone(), provider };
         let config = server_config(handle.run().server_name(handle.task()), pair, verifier)?;
-        let reader = Reader {
-            store: store.clone(),
-            keys: TaskKeys::new(handle.task()),
-            handle: handle.clone(),
-            limits: limits.clone(),
-            known: clients.known.clone(),
-            everybody: everybody.clone(),
-            questions,
-        };
         Ok(Self { listener, config: Arc::new(config), clients, reader, limits, everybody })
     }
 
@@ -573,7 +373,6 @@ async fn shake_hands(
         .ok_or_else(|| io::Error::other("no certificate after a handshake that demands one"))?;
     // Removed between the check and here: refused all the same.
     let client = clients
-        .known
         .find(&fingerprint)
         .ok_or_else(|| io::Error::new(io::ErrorKind::PermissionDenied, "this client may no longer attach"))?;
     let revoked = Box::pin(client.revoked.clone().cancelled_owned());

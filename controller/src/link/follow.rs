@@ -6,6 +6,7 @@
 
 mod backoff;
 mod cut;
+mod dial;
 mod slot;
 
 use std::{

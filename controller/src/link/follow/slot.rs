@@ -17,7 +17,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream, stream::BoxStream};
+use futures::{StreamExt as _, stream, stream::BoxStream};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tpi_proto::{
@@ -30,15 +30,13 @@ use super::{
     Event, FollowError, Shared, Source, Start, WhyStore,
     backoff::Backoff,
     cut::{Gap, cut},
+    dial::{dial, first_of, one_line},
 };
-use crate::link::connect::{CallError, ConnectError, Connection, LogItem};
+use crate::link::connect::{CallError, Connection, LogItem};
 
 /// Between looks at the store.
 const POLL_FIRST: Duration = Duration::from_millis(250);
 const POLL_LIMIT: Duration = Duration::from_secs(2);
-/// Between dials.
-const DIAL_FIRST: Duration = Duration::from_millis(50);
-const DIAL_LIMIT: Duration = Duration::from_secs(2);
 /// For so long the agent is given the chance to answer before the store is read instead.
 const LIVE_FIRST: Duration = Duration::from_millis(1500);
 /// Without following: a live log that is silent for so long has been shown as it is now.
@@ -664,67 +662,4 @@ fn is_over(status: &SlotStatus) -> bool {
 
 fn is_after(record: &Record, time: Timestamp) -> bool {
     i128::from(record.time_unix_nanos) >= time.as_nanosecond()
-}
-
-/// Dials until there is a connection; says on `report` why there is none yet. `later`: waits before the first try.
-fn dial(
-    shared: Arc<Shared>,
-    run: RunId,
-    report: watch::Sender<Option<String>>,
-    later: bool,
-) -> BoxFuture<'static, Connection> {
-    async move {
-        let mut pause = Backoff::new(DIAL_FIRST, DIAL_LIMIT);
-        if later {
-            pause.wait().await;
-        }
-        loop {
-            let Some(identity) = shared.options.identity.clone() else { break };
-            match shared.connect(run, &identity).await {
-                Ok(connection) => return connection,
-                Err(error) => {
-                    report.send_replace(Some(one_line(&error)));
-                    match error {
-                        // Neither side will learn another one.
-                        ConnectError::VersionMismatch { .. } => break,
-                        ConnectError::NoIdentity { .. }
-                        | ConnectError::Unreachable { .. }
-                        | ConnectError::Refused { .. }
-                        | ConnectError::WrongCertificate { .. }
-                        | ConnectError::Store(_)
-                        | ConnectError::Identity { .. } => {}
-                    }
-                }
-            }
-            pause.wait().await;
-        }
-        // The store is all there is.
-        std::future::pending().await
-    }
-    .boxed()
-}
-
-/// The connection, or `None` with the first report of a failure.
-async fn first_of(
-    dial: &mut BoxFuture<'static, Connection>,
-    mut reports: watch::Receiver<Option<String>>,
-) -> Option<Connection> {
-    tokio::select! {
-        connection = dial => Some(connection),
-        failed = reports.wait_for(Option::is_some) => match failed {
-            Ok(_) | Err(_) => None,
-        },
-    }
-}
-
-/// An error and its causes.
-fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text.replace('\n', " ")
 }
