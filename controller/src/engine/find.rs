@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::StreamExt as _;
 use tpi_proto::{
     id::{TaskId, normalize},
     spec::CloudName,
@@ -82,7 +83,7 @@ pub(super) async fn locate(engine: &Engine, text: &str) -> Result<Located, Engin
     }
 }
 
-/// `None` when neither a record nor machines can be found.
+/// `None` when neither a record, nor machines, nor anything else in the store can be found.
 async fn find(
     engine: &Engine,
     id: &TaskId,
@@ -207,7 +208,13 @@ pub(super) async fn list(engine: &Engine) -> Result<ListReport, EngineError> {
             let facts = Facts::read(&located.store, cloud.as_ref(), &id).await?;
             let state = facts.state();
             if state == TaskState::Destroyed {
-                return Ok(None);
+                return Err(EngineError::new(
+                    ErrorKind::NotFound,
+                    format!(
+                        "{id} has objects in {} and no record: `tpi-controller destroy --discard {id}` deletes them",
+                        located.store.url()
+                    ),
+                ));
             }
             let record = facts.record.as_ref();
             Ok(Some(ListEntry {
