@@ -280,7 +280,8 @@ async fn write_large(
         return Ok(());
     };
     let (size, hash) = (*size, *hash);
-    let mut data = stream::iter(chunks.clone())
+    // Copied: a closure over references would keep the whole future from being `Send`.
+    let mut data = stream::iter(chunks.iter().copied())
         .map(|(object, length)| {
             let (key, length) = (manifest.object(object).to_owned(), length as usize);
             async move {
