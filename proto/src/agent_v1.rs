@@ -3,6 +3,7 @@
     clippy::all,
     clippy::pedantic,
     clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
     clippy::wildcard_enum_match_arm,
     unreachable_pub,
     let_underscore_drop,

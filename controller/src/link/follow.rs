@@ -239,3 +239,6 @@ impl Shared {
         connect(&self.store, &self.task, run, identity).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! The two binaries, both static, from one cargo invocation that shares their dependencies.
+//!
+//! They have a target folder of their own: the static flag is in `RUSTFLAGS`, and a target folder whose
+//! `RUSTFLAGS` change is built anew each time. Only the features named here are built, so no cloud's SDK is.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// What a build is for. Each is a profile of the workspace's Cargo.toml.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Profile {
+    /// Built in minutes, quick enough to use.
+    Demo,
+    /// What is shipped.
+    Dist,
+}
+
+impl Profile {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Demo => "demo",
+            Self::Dist => "dist",
+        }
+    }
+}
+
+pub(crate) struct Binaries {
+    pub(crate) agent: PathBuf,
+    pub(crate) controller: PathBuf,
+    pub(crate) took: Duration,
+}
+
+/// Builds both. `--target` is named, though it is the host's own, so that build scripts and procedural
+/// macros are not linked statically (they could not be loaded).
+pub(crate) fn binaries(root: &Path, profile: Profile) -> Result<Binaries> {
+    let target = host_target(root)?;
+    let folder = root.join("target/static");
+    let started = Instant::now();
+    let status = cargo(root)
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("CARGO_TARGET_DIR")
+        .args(["build", "--locked", "--profile", profile.name(), "--target", &target, "--target-dir"])
+        .arg(&folder)
+        .args(["--package", "tpi-agent", "--package", "tpi-controller"])
+        .args(["--no-default-features", "--features", "tpi-controller/local"])
+        .args(["--bin", "tpi-agent", "--bin", "tpi-controller"])
+        .status()
+        .context("starting cargo")?;
+    if !status.success() {
+        bail!("building tpi-agent and tpi-controller failed");
+    }
+    let out = folder.join(&target).join(profile.name());
+    Ok(Binaries {
+        agent: out.join("tpi-agent"),
+        controller: out.join("tpi-controller"),
+        took: started.elapsed(),
+    })
+}
+
+/// The cargo that runs us, so that a toolchain chosen with `cargo +…` stays chosen; without what it told us
+/// about our own package, which build scripts would take for a reason to run again.
+pub(crate) fn cargo(root: &Path) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let told = name.to_string_lossy();
+        if told.starts_with("CARGO_PKG_")
+            || told.starts_with("CARGO_MANIFEST_")
+            || told.starts_with("CARGO_BIN_")
+        {
+            command.env_remove(&name);
+        }
+    }
+    command.current_dir(root).stdin(Stdio::null());
+    command
+}
+
+fn host_target(root: &Path) -> Result<String> {
+    let output = Command::new("rustc").current_dir(root).arg("-vV").output().context("starting rustc")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("`rustc -vV` names no host")?.to_owned())
+}

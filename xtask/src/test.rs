@@ -1,0 +1,240 @@
+//! `cargo xtask test`: every test and every check. All that fails is reported together at the end.
+//!
+//! What the tests run against is set up here, below `target/`, and stopped when they end:
+//!
+//! | variable | what | without it |
+//! |---|---|---|
+//! | `TPI_AGENT`, `TPI_CONTROLLER` | the static binaries | the run fails |
+//! | `TPI_TEST_S3_ENDPOINT` | an S3 emulator, [`crate::moto`] | tests of the S3 backend say `SKIPPED` |
+//! | `TPI_TEST_DOCKER_HOST` | a Docker engine with the image `tpi-test:busybox`, [`crate::docker`] | tests of containers say `SKIPPED` |
+
+#![expect(clippy::print_stdout, reason = "a program for people: it prints")]
+
+mod report;
+
+use std::ffi::OsString;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use self::report::{Report, Summary};
+use crate::build::{self, Profile};
+use crate::process::{self, Interrupt};
+use crate::{docker, moto, tidy};
+
+#[derive(clap::Args, Default)]
+pub(crate) struct Options {
+    /// Only the tests, not the checks of format, lints, layout and features.
+    #[arg(long)]
+    tests_only: bool,
+    /// Only the packages named (`-p tpi-store`); the checks are left out then.
+    #[arg(long, short)]
+    package: Vec<String>,
+    /// Only tests whose name contains this.
+    filter: Option<String>,
+}
+
+pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
+    let started = Instant::now();
+    let interrupt = Interrupt::listen()?;
+    let mut summary = Summary::default();
+    if !options.tests_only && options.package.is_empty() && options.filter.is_none() {
+        quick_checks(root, &interrupt, &mut summary)?;
+    }
+    tests(root, options, &interrupt, &mut summary)?;
+    if !options.tests_only && options.package.is_empty() && options.filter.is_none() {
+        lints(root, &interrupt, &mut summary)?;
+        dependencies(root, &interrupt, &mut summary)?;
+    }
+    if interrupt.happened() {
+        summary.fail("interrupted", "not everything was run");
+    }
+    println!("\n{} s", started.elapsed().as_secs());
+    Ok(summary.print())
+}
+
+/// What needs no build: said first, because it is had first.
+fn quick_checks(root: &Path, interrupt: &Interrupt, summary: &mut Summary) -> Result<()> {
+    check(
+        summary,
+        interrupt,
+        "format",
+        "run `cargo fmt --all`",
+        cargo(root, &["fmt", "--all", "--", "--check"]),
+    )?;
+    heading("tidy");
+    let findings = tidy::check(root)?;
+    for finding in &findings {
+        println!("{finding}");
+    }
+    match findings.len() {
+        0 => summary.pass(),
+        count => summary.fail("tidy", &format!("{count} findings above, each with its repair")),
+    }
+    Ok(())
+}
+
+fn tests(root: &Path, options: &Options, interrupt: &Interrupt, summary: &mut Summary) -> Result<()> {
+    if interrupt.happened() {
+        return Ok(());
+    }
+    heading("the agent and the controller, static");
+    let mut environment: Vec<(&str, OsString)> = Vec::new();
+    match build::binaries(root, Profile::Demo) {
+        Ok(binaries) => {
+            environment.push(("TPI_AGENT", binaries.agent.into()));
+            environment.push(("TPI_CONTROLLER", binaries.controller.into()));
+        }
+        Err(error) => summary.fail("build of the static binaries", &format!("{error:#}")),
+    }
+    heading("what the tests run against");
+    std::fs::create_dir_all(root.join("target/tools"))?;
+    let emulator = moto::start(root);
+    match &emulator {
+        Ok(emulator) => {
+            println!("S3 emulator   {}", emulator.endpoint);
+            environment.push(("TPI_TEST_S3_ENDPOINT", emulator.endpoint.clone().into()));
+        }
+        Err(error) => summary.skip("S3 emulator", &format!("{error:#}")),
+    }
+    let engine = docker::start(root);
+    match &engine {
+        Ok(engine) => {
+            println!("Docker engine {}", engine.host);
+            environment.push(("TPI_TEST_DOCKER_HOST", engine.host.clone().into()));
+        }
+        Err(error) => summary.skip("Docker engine", &format!("{error:#}")),
+    }
+
+    heading("tests");
+    let mut command = cargo(root, &["test", "--no-fail-fast"]);
+    if options.package.is_empty() {
+        command.arg("--workspace");
+    }
+    for package in &options.package {
+        command.args(["--package", package]);
+    }
+    command.args(&options.filter);
+    // The output of tests that passed is wanted for one thing: what they skipped.
+    command.args(["--", "--show-output"]).envs(environment);
+    cargo_test(root, command, interrupt, summary)
+}
+
+/// Runs it with its whole output in `target/test.log` and the part worth reading on the terminal.
+fn cargo_test(root: &Path, mut command: Command, interrupt: &Interrupt, summary: &mut Summary) -> Result<()> {
+    let (reader, writer) = std::io::pipe()?;
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    let mut log = std::fs::File::create(root.join("target/test.log"))?;
+    let (report, status) = std::thread::scope(|scope| {
+        let reading = scope.spawn(move || -> Result<Report> {
+            let mut report = Report::default();
+            for line in BufReader::new(reader).split(b'\n') {
+                let line = line?;
+                log.write_all(&line)?;
+                log.write_all(b"\n")?;
+                if let Some(shown) = report.line(&String::from_utf8_lossy(&line)) {
+                    println!("{shown}");
+                }
+            }
+            Ok(report)
+        });
+        let status = interrupt.run(&mut command);
+        // Our ends of the pipe: the reader ends when the last one is closed.
+        drop(command);
+        let report = reading.join().map_err(|_| anyhow::anyhow!("reading the output of cargo test failed"));
+        (report, status)
+    });
+    let (report, status) = (report??, status?);
+    let complete = report.failed() > 0 || status.success();
+    summary.tests(report);
+    if !complete {
+        summary.fail("cargo test", &format!("{status}; its whole output is in target/test.log"));
+    }
+    Ok(())
+}
+
+/// Every combination of features that is shipped or taught, without warnings.
+fn lints(root: &Path, interrupt: &Interrupt, summary: &mut Summary) -> Result<()> {
+    let deny = ["--", "-D", "warnings"];
+    let clippy = |arguments: &[&str]| cargo(root, &[&["clippy", "--quiet"], arguments, &deny].concat());
+    let fix = "repair what is named above; where a lint is wrong, `#[expect(…, reason = …)]`";
+    check(summary, interrupt, "clippy", fix, clippy(&["--workspace", "--all-targets"]))?;
+    let alone = ["--package", "tpi-controller", "--no-default-features"];
+    check(summary, interrupt, "clippy without a cloud", fix, clippy(&alone))?;
+    for cloud in clouds(root)? {
+        let one = [&alone[..], &["--features", &cloud]].concat();
+        check(summary, interrupt, &format!("clippy with the cloud {cloud} alone"), fix, clippy(&one))?;
+    }
+    Ok(())
+}
+
+/// The controller's features, each of which is a cloud.
+fn clouds(root: &Path) -> Result<Vec<String>> {
+    let metadata =
+        process::quietly(&mut cargo(root, &["metadata", "--format-version", "1", "--no-deps", "--offline"]))?;
+    let metadata: serde_json::Value = serde_json::from_str(&metadata).context("reading cargo metadata")?;
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let controller = packages.filter(|package| package["name"] == "tpi-controller");
+    let features = controller.filter_map(|package| package["features"].as_object()).flatten();
+    Ok(features.map(|(name, _)| name.clone()).filter(|name| name != "default").collect())
+}
+
+fn dependencies(root: &Path, interrupt: &Interrupt, summary: &mut Summary) -> Result<()> {
+    if process::quietly(&mut cargo(root, &["deny", "--version"])).is_err() {
+        summary.skip("cargo deny", "it is not installed (`cargo install --locked cargo-deny`); tidy has compared Cargo.lock with the crates that deny.toml bans");
+        return Ok(());
+    }
+    let fix = "deny.toml says why each is refused";
+    let offline = cargo(root, &["deny", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"]);
+    check(summary, interrupt, "cargo deny", fix, offline)?;
+    match process::quietly(&mut cargo(root, &["deny", "fetch", "db"])) {
+        Ok(_) => {
+            let command = cargo(root, &["deny", "check", "advisories"]);
+            check(
+                summary,
+                interrupt,
+                "cargo deny: advisories",
+                "update the crate, or note in deny.toml why it does not concern us",
+                command,
+            )
+        }
+        Err(error) => {
+            summary
+                .skip("cargo deny: advisories", &format!("the advisory database cannot be had: {error:#}"));
+            Ok(())
+        }
+    }
+}
+
+fn check(
+    summary: &mut Summary,
+    interrupt: &Interrupt,
+    name: &str,
+    fix: &str,
+    mut command: Command,
+) -> Result<()> {
+    if interrupt.happened() {
+        return Ok(());
+    }
+    heading(name);
+    let status = interrupt.run(&mut command)?;
+    if status.success() {
+        summary.pass();
+    } else {
+        summary.fail(name, fix);
+    }
+    Ok(())
+}
+
+fn cargo(root: &Path, arguments: &[&str]) -> Command {
+    let mut command = build::cargo(root);
+    command.args(arguments);
+    command
+}
+
+fn heading(text: &str) {
+    println!("\n== {text}");
+}
