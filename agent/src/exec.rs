@@ -101,11 +101,12 @@ async fn start(job: &Job, ends: PipeEnds) -> Result<Child, String> {
         .map_err(|e| format!("writing the script to {}: {e}", job.run_dir.display()))?;
     let stdout = Stdio::from(ends.stdout);
     let stderr = Stdio::from(ends.stderr);
-    spawn(job, &path, stdout, stderr).await.map_err(|e| match e.kind() {
-        io::ErrorKind::ArgumentListTooLong => {
+    spawn(job, &path, stdout, stderr).await.map_err(|e| {
+        if e.kind() == io::ErrorKind::ArgumentListTooLong {
             "starting the script: its environment is larger than the system allows".to_owned()
+        } else {
+            format!("starting the script: {e}")
         }
-        _ => format!("starting the script: {e}"),
     })
 }
 

@@ -101,8 +101,8 @@ struct Cursor {
     offset: u64,
     /// Where that is, when the last batch ended within a spool file.
     place: Option<(Arc<File>, u64)>,
-    /// Open while an older part comes from the store.
-    stored: Option<BoxStream<'static, Result<Record, StoreError>>>,
+    /// Open while an older part comes from the store, and the offset that it was opened at.
+    stored: Option<(u64, BoxStream<'static, Result<Record, StoreError>>)>,
     done: bool,
 }
 
@@ -122,9 +122,9 @@ impl Cursor {
             let records = match self.reader.spool.locate(self.offset) {
                 Place::File { file, position, len } => {
                     self.stored = None;
-                    self.from_spool(file, position, len).await?
+                    self.spooled(file, position, len).await?
                 }
-                Place::Store { spool_from } => self.from_store(spool_from).await?,
+                Place::Store { spool_from } => self.stored_part(spool_from).await?,
                 // Between dropping a file and finding the next nothing can be missing: look again.
                 Place::End => Vec::new(),
             };
@@ -135,12 +135,7 @@ impl Cursor {
         }
     }
 
-    async fn from_spool(
-        &mut self,
-        file: Arc<File>,
-        position: u64,
-        len: u64,
-    ) -> Result<Vec<Record>, ReadError> {
+    async fn spooled(&mut self, file: Arc<File>, position: u64, len: u64) -> Result<Vec<Record>, ReadError> {
         let position = match &self.place {
             Some((old, at)) if Arc::ptr_eq(old, &file) && *at >= position => *at,
             Some(_) | None => position,
@@ -156,16 +151,21 @@ impl Cursor {
         Ok(records.into_iter().filter_map(|r| cut(r, from)).collect())
     }
 
-    async fn from_store(&mut self, spool_from: u64) -> Result<Vec<Record>, ReadError> {
+    async fn stored_part(&mut self, spool_from: u64) -> Result<Vec<Record>, ReadError> {
         let Reader { store, task, run, .. } = &self.reader;
         let offset = self.offset;
-        let stream =
-            self.stored.get_or_insert_with(|| tpi_store::log::read_stored(store, task, *run, offset));
+        let (opened_at, stream) = self
+            .stored
+            .get_or_insert_with(|| (offset, tpi_store::log::read_stored(store, task, *run, offset)));
         match stream.next().await {
             Some(record) => Ok(cut(record?, offset).into_iter().collect()),
-            // What was dropped from the spool is in the store: an end before that is a gap.
-            None if offset < spool_from => Err(ReadError::Cut(offset)),
-            None => Ok(Vec::new()),
+            // What was dropped from the spool is in the store: an end at once is a gap.
+            None if *opened_at == offset && offset < spool_from => Err(ReadError::Cut(offset)),
+            // More has been stored since.
+            None => {
+                self.stored = None;
+                Ok(Vec::new())
+            }
         }
     }
 }

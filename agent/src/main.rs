@@ -53,7 +53,12 @@ fn main() -> ExitCode {
 
 fn run(path: &std::path::Path) -> Result<End, Box<dyn std::error::Error>> {
     let config = config::load(path)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    // Few threads: each costs memory of its own, and the machine is the script's.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(64)
+        .enable_all()
+        .build()?;
     let end = runtime.block_on(tpi_agent::run(config, TestHooks::from_environment()))?;
     // A probe that hangs in the kernel must not keep the machine.
     runtime.shutdown_background();

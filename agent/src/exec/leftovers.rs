@@ -88,6 +88,11 @@ pub(crate) fn find(machine: &MachineId, scope: Scope) -> Vec<Pid> {
     let me = rustix::process::getpid().as_raw_nonzero().get();
     let all = processes();
     let marks: HashMap<i32, (bool, bool)> = all.keys().map(|&pid| (pid, marks(pid, &machine.0))).collect();
+    // Whatever started the agent is not the script's, even where it carries the mark.
+    let above: Vec<i32> =
+        std::iter::successors(Some(me), |pid| all.get(pid).map(|e| e.parent).filter(|p| *p > 0))
+            .take(1_000)
+            .collect();
     let in_scope = |pid: i32| {
         let (marked, shell) = marks.get(&pid).copied().unwrap_or_default();
         if scope == Scope::Script && shell {
@@ -111,7 +116,7 @@ pub(crate) fn find(machine: &MachineId, scope: Scope) -> Vec<Pid> {
         false
     };
     all.iter()
-        .filter(|(pid, entry)| **pid != me && !entry.zombie && in_scope(**pid))
+        .filter(|(pid, entry)| !above.contains(pid) && !entry.zombie && in_scope(**pid))
         .filter_map(|(pid, _)| Pid::from_raw(*pid))
         .collect()
 }

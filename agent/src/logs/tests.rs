@@ -110,7 +110,7 @@ async fn what_left_the_spool_is_read_from_the_store() -> anyhow::Result<()> {
     let from = 12_345;
     let read = read(&log.reader, from as u64).await?;
     assert!(read[..read.len() - 3] == content[from..] && read.ends_with(b"end"));
-    uploading.await?;
+    uploading.await?.map_err(anyhow::Error::msg)?;
     let progress = *log.spool.progress().borrow();
     assert_eq!(progress.stored, progress.end);
     Ok(())

@@ -22,6 +22,8 @@ use crate::{
 
 /// Bytes of log that make a segment worth writing at once.
 const SEGMENT_BYTES: u64 = 4 << 20;
+/// Distance from an entry of the spool's index to the frame that is looked for, and the frame itself.
+const SLACK_BYTES: u64 = 1 << 20;
 /// First and longest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
@@ -40,7 +42,10 @@ pub(crate) struct Uploader {
 impl Uploader {
     /// Works until the log is complete and all of it is in the store, however long that takes; or until the log
     /// was cut.
-    pub(crate) async fn run(self) {
+    ///
+    /// # Errors
+    /// The spool cannot be read (the cause, as a lower-case fragment).
+    pub(crate) async fn run(self) -> Result<(), String> {
         let mut progress = self.spool.progress();
         let keys = TaskKeys::new(&self.task);
         let mut stored = progress.borrow().stored;
@@ -48,13 +53,13 @@ impl Uploader {
             // Something to store.
             let Ok(seen) = progress.wait_for(|p| p.end > stored || p.complete || p.closed).await.map(|p| *p)
             else {
-                return;
+                return Ok(());
             };
             if seen.end == stored {
-                return;
+                return Ok(());
             }
             self.worth_it(&mut progress, stored).await;
-            let Some((segment, end)) = self.segment(stored).await else { return };
+            let (segment, end) = self.segment(stored).await?;
             self.put(&keys.log_segment(self.run.slot, self.run.attempt, stored), segment).await;
             stored = end;
             self.spool.set_stored(stored);
@@ -69,19 +74,19 @@ impl Uploader {
         drop(tokio::time::timeout_at(due, enough).await);
     }
 
-    async fn segment(&self, from: u64) -> Option<(Bytes, u64)> {
-        let Place::File { file, position, len } = self.spool.locate(from) else { return None };
+    async fn segment(&self, from: u64) -> Result<(Bytes, u64), String> {
+        let Place::File { file, position, len } = self.spool.locate(from) else {
+            return Err(format!("byte {from} of the log is not in the spool"));
+        };
         let work = move || frames(&file, position, len, from);
         match tokio::task::spawn_blocking(work).await {
-            Ok(Ok(found)) => Some(found),
+            Ok(Ok(found)) => Ok(found),
             Ok(Err(text)) => {
-                self.concern(Some(format!("the log's spool cannot be read: {text}"))).await;
-                None
+                let text = format!("the log's spool cannot be read: {text}");
+                self.concern(Some(text.clone())).await;
+                Err(text)
             }
-            Err(error) => {
-                tracing::error!(%error, "making a log segment");
-                None
-            }
+            Err(error) => Err(error.to_string()),
         }
     }
 
@@ -109,9 +114,10 @@ impl Uploader {
     }
 }
 
-/// A segment of the frames that begin at a log offset, and the offset after it. At most one spool file's worth.
+/// A segment of the frames that begin at a log offset, and the offset after it. About [`SEGMENT_BYTES`] at most.
 fn frames(file: &Arc<File>, position: u64, len: u64, from: u64) -> Result<(Bytes, u64), String> {
-    let size = usize::try_from(len - position).map_err(|e| e.to_string())?;
+    let size =
+        usize::try_from((len - position).min(SEGMENT_BYTES + SLACK_BYTES)).map_err(|e| e.to_string())?;
     let mut bytes = vec![0; size];
     file.read_exact_at(&mut bytes, position).map_err(|e| e.to_string())?;
     let (mut at, mut begin, mut end) = (0, None, from);
@@ -124,6 +130,9 @@ fn frames(file: &Arc<File>, position: u64, len: u64, from: u64) -> Result<(Bytes
         at += taken;
         end = record.offset + record.data.len() as u64;
     }
-    let content = bytes.get(begin.unwrap_or(at)..at).unwrap_or_default();
+    let Some(begin) = begin else {
+        return Err(format!("byte {from} of the log is not where it was written"));
+    };
+    let content = bytes.get(begin..at).unwrap_or_default();
     Ok((encode_segment(content).map_err(|e| e.to_string())?, end))
 }

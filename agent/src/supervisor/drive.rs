@@ -119,7 +119,7 @@ struct Driver {
     prepared: Prepared,
     orders: watch::Sender<Order>,
     saver: Option<mpsc::Sender<Command>>,
-    uploader: Option<AbortOnDropHandle<()>>,
+    uploader: Option<AbortOnDropHandle<Result<(), String>>>,
     /// Work of the current phase.
     phase: Option<AbortHandle>,
     /// Everything that runs beside; all of it ends before the supervisor does.
@@ -151,7 +151,7 @@ impl Driver {
         let (desired, to_write) = watch::channel(Arc::clone(&status));
         let (holder, fence, written) =
             Holder::new(store.clone(), keys.clone(), version, &config.timings, to_write, events.clone());
-        beside.spawn(holder.run());
+        beside.spawn(work::essential(holder.run()));
 
         let (journal, notes) = Journal::new(clock.clone(), run, config.machine.clone());
         beside.spawn(journal::write(store.clone(), keys, run, notes));
@@ -248,7 +248,7 @@ impl Driver {
     fn work(&mut self, work: impl Future<Output = Event> + Send + 'static) {
         let events = self.events.clone();
         let handle = self.beside.spawn(async move {
-            let event = work.await;
+            let event = work::essential(work).await;
             // The supervisor is gone only when it needs no telling.
             drop(events.send(event).await);
         });

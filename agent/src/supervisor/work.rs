@@ -1,10 +1,12 @@
 //! What the phases do, each as one future that ends in an event's content.
 
 use std::{
+    panic::AssertUnwindSafe,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
+use futures::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 use tpi_proto::{
@@ -148,7 +150,7 @@ pub(super) async fn last_save(
     saver: Option<mpsc::Sender<Command>>,
     pump: Option<Pump>,
     writer: Option<Writer>,
-    uploader: Option<AbortOnDropHandle<()>>,
+    uploader: Option<AbortOnDropHandle<Result<(), String>>>,
 ) -> Result<(), String> {
     let files = async {
         let Some(saver) = saver else { return Ok(()) };
@@ -165,10 +167,23 @@ pub(super) async fn last_save(
             pump.finish().await;
         }
         if let Some(uploader) = uploader {
-            uploader.await.map_err(|e| format!("bringing the log to the store: {e}"))?;
+            uploader.await.map_err(|e| format!("bringing the log to the store: {e}"))??;
         }
         Ok::<_, String>(())
     };
     let (files, log) = tokio::join!(files, log);
     files.and(log)
+}
+
+/// Work without which the agent cannot go on. When it panics the agent dies at once, as if killed, so that another
+/// continues: half an agent would hold a slot that it does not serve.
+pub(super) async fn essential<T>(work: impl Future<Output = T>) -> T {
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(value) => value,
+        // The panic itself was printed already.
+        Err(_) => {
+            tracing::error!("an essential part of the agent failed");
+            std::process::abort()
+        }
+    }
 }

@@ -239,7 +239,7 @@ async fn a_full_disk_slows_the_script_and_loses_nothing() -> Result<()> {
     std::fs::create_dir_all(&spool)?;
     // Room for less than the script prints; the mount ends with the test's own mount namespace.
     let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=18m", "tmpfs"])
+        .args(["-t", "tmpfs", "-o", "size=5m", "tmpfs"])
         .arg(&spool)
         .output()?;
     if !mounted.status.success() {
@@ -254,6 +254,7 @@ async fn a_full_disk_slows_the_script_and_loses_nothing() -> Result<()> {
     let status = task.finished(SlotIndex(0)).await?;
     assert_eq!(outcome(&status), Outcome::Exited { code: 0 });
     agent.ended().await?;
+    assert!(agent.log().contains("cannot be written to the machine's disk"), "{}", agent.log());
     let wanted: String = (1..=3_000_000).map(|n| format!("{n}\n")).collect();
     assert!(text(&task.log(status.run()).await?) == wanted);
     Ok(())
@@ -291,5 +292,35 @@ async fn a_preemption_notice_saves_and_leaves_and_the_end_releases() -> Result<(
     assert_eq!(text(&task.log(status.run()).await?), "precious\n");
     assert_eq!(second.ended().await?.code(), Some(0));
     assert_eq!(group.released(), [format!("POST /release/{}/0/2", next.machine)]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn results_that_cannot_be_saved_do_not_pass_for_success() -> Result<()> {
+    // Nobody can make a file of this in the store, whoever runs the test: its folder is a file.
+    let task = Task::new(script("#!/bin/sh\necho made > made\nexit 0\n")).await?;
+    let saved = task.dir.path().join("store").join(task.keys.saved(SlotIndex(0)));
+    std::fs::create_dir_all(saved.parent().expect("below the task"))?;
+    std::fs::write(&saved, "in the way")?;
+    let mut config = task.config("m1");
+    config.timings.save_budget = 2_000;
+    let mut agent = task.start_with(&config, &[])?;
+    let status = task.finished(SlotIndex(0)).await?;
+    let Outcome::Failed { message, .. } = outcome(&status) else { panic!("{status:?}") };
+    assert!(!message.is_empty());
+    agent.ended().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_machine_of_a_task_that_is_gone_gives_itself_back() -> Result<()> {
+    let group = crate::harness::Group::start().await?;
+    let task = Task::new(script("#!/bin/sh\n")).await?;
+    task.store.delete(&task.keys.record()).await?;
+    let mut config = task.config("m1");
+    config.release = Some(group.release());
+    let mut agent = task.start_with(&config, &[])?;
+    assert_eq!(agent.ended().await?.code(), Some(0), "{}", agent.log());
+    assert_eq!(group.released(), [format!("POST /release/{}//", config.machine)]);
     Ok(())
 }

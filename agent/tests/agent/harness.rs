@@ -308,7 +308,9 @@ pub(crate) fn text(log: &[Record]) -> String {
 pub(crate) fn outcome(status: &SlotStatus) -> Outcome {
     match &status.state {
         SlotState::Finished { outcome, .. } => outcome.clone(),
-        other => panic!("not finished: {other:?}"),
+        other @ (SlotState::Active { .. } | SlotState::Stopping { .. } | SlotState::Interrupted) => {
+            panic!("not finished: {other:?}")
+        }
     }
 }
 

@@ -108,20 +108,21 @@ async fn a_script_that_closes_its_output_goes_on() -> Result<()> {
 
 #[tokio::test]
 async fn what_a_script_leaves_behind_is_ended_wherever_it_went() -> Result<()> {
-    let task = Task::new(script(
+    // The one that clears its environment can only be told by what it runs: something nobody else does.
+    let unique = 100_000 + u64::from(std::process::id());
+    let text = format!(
         "#!/bin/sh\n(trap '' TERM HUP; sleep 1000) &\nsetsid sleep 1001 >/dev/null 2>&1 &\n\
-         setsid env -i /bin/sleep 1002 >/dev/null 2>&1 &\nsleep 0.3; echo started\n",
-    ))
-    .await?;
+         setsid env -i /bin/sleep {unique} >/dev/null 2>&1 &\nsleep 0.3; echo started\n"
+    );
+    let task = Task::new(script(&text)).await?;
     let mut agent = task.start("m1")?;
     let status = task.finished(SlotIndex(0)).await?;
     assert_eq!(outcome(&status), Outcome::Exited { code: 0 });
     agent.ended().await?;
     assert_eq!(agent.marked(), [0; 0]);
-    // The one that cleared its environment can only be told by what it runs.
     let cleared = std::fs::read_dir("/proc")?
         .filter_map(|e| std::fs::read(e.ok()?.path().join("cmdline")).ok())
-        .any(|c| c == b"/bin/sleep\x001002\0");
+        .any(|c| c == format!("/bin/sleep\0{unique}\0").as_bytes());
     assert!(!cleared);
     Ok(())
 }
@@ -182,5 +183,26 @@ async fn much_output_needs_little_memory() -> Result<()> {
     }
     assert_eq!(at, 157_286_400);
     assert!(peak <= 80 << 20, "{peak} bytes");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_that_listens_says_where_and_ends_as_quickly() -> Result<()> {
+    let task = Task::new(script("#!/bin/sh\nwhile [ ! -e go ]; do sleep 0.05; done\n")).await?;
+    let mut config = task.config("m1");
+    config.listen = Some("127.0.0.1:0".parse()?);
+    config.addresses = tpi_proto::machine::Addresses::Static { hosts: vec!["127.0.0.1".to_owned()] };
+    let mut agent = task.start_with(&config, &[])?;
+    let running = task
+        .status(SlotIndex(0), |s| s.state == (tpi_proto::state::SlotState::Active { phase: Phase::Run }))
+        .await?;
+    let key = task.keys.identity(running.run());
+    let (identity, _) =
+        task.store.get_json::<tpi_store::record::Identity>(&key).await?.expect("published before the script");
+    let address: std::net::SocketAddr = identity.addresses[0].parse()?;
+    drop(tokio::net::TcpStream::connect(address).await?);
+    std::fs::write(agent.root.join("work/go"), "")?;
+    assert_eq!(outcome(&task.finished(SlotIndex(0)).await?), Outcome::Exited { code: 0 });
+    assert!(agent.ended().await?.success());
     Ok(())
 }
