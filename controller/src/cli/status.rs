@@ -128,6 +128,8 @@ fn row(slot: &SlotStatus, now: Timestamp) -> [String; 6] {
     let phases: Vec<String> = slot
         .phases
         .iter()
+        // Of a slot that has ended nothing goes on: the last phase is that which nobody was left to end.
+        .filter(|timing| timing.ended.is_some() || !slot.state.is_final())
         .map(|timing| {
             let took = human::between(timing.started, timing.ended.unwrap_or(now));
             let more = if timing.ended.is_none() { "…" } else { "" };
