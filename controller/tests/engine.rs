@@ -405,8 +405,18 @@ async fn machines_without_a_record_are_found_and_removed() {
     assert_eq!(status.state, TaskState::Orphaned);
     let report = place.engine.destroy(&found, &DestroyOptions::default(), &Silent).await.unwrap();
     assert!(report.proof.nothing_left);
-    let stray = DestroyOptions { discard: true, ..DestroyOptions::default() };
-    drop(place.engine.destroy(&found, &stray, &Silent).await);
+    // What is left in the store is not deleted unasked, and can be found.
+    let stray = format!("{}/stray", TaskKeys::new(&task.id).root());
+    place.store().put(&stray, "x".into()).await.unwrap();
+    let list = place.engine.list().await.unwrap();
+    assert!(list.tasks.is_empty() && list.warnings.iter().any(|w| w.contains("--discard")), "{list:?}");
+    let found = place.engine.locate(task.id.as_str()).await.unwrap();
+    let kept = place.engine.destroy(&found, &DestroyOptions::default(), &Silent).await.unwrap();
+    assert!(kept.objects_deleted == 0 && kept.warnings.iter().any(|w| w.contains("--discard")), "{kept:?}");
+    let discard = DestroyOptions { discard: true, ..DestroyOptions::default() };
+    let gone = place.engine.destroy(&found, &discard, &Silent).await.unwrap();
+    assert!(gone.objects_deleted > 0);
+    assert_eq!(place.engine.locate("test").await.unwrap_err().kind, ErrorKind::NotFound);
     place.expect_nothing(&found).await;
 }
 

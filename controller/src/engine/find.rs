@@ -109,7 +109,7 @@ async fn find(
         }
     }
     for place in options {
-        if listed(engine, place.cloud).await?.contains(id) {
+        if listed(engine, place.cloud).await?.contains(id) || has_objects(&place.store, id).await? {
             return Ok(Some(Located {
                 id: id.clone(),
                 cloud: place.cloud,
@@ -119,6 +119,15 @@ async fn find(
         }
     }
     Ok(None)
+}
+
+async fn has_objects(store: &Store, id: &TaskId) -> Result<bool, EngineError> {
+    let first = store.list(layout::TaskKeys::new(id).root(), None).next().await;
+    match first {
+        None => Ok(false),
+        Some(Ok(_)) => Ok(true),
+        Some(Err(error)) => Err(EngineError::store(format!("looking for {id} in {}", store.url()))(error)),
+    }
 }
 
 async fn stored(store: &Store) -> Result<Vec<TaskId>, EngineError> {
