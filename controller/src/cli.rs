@@ -313,7 +313,7 @@ async fn on_task(global: Global, command: TaskCommand, ui: &Ui) -> Result<Exit, 
     let engine =
         Engine::new(Settings { home: home.clone(), clouds, store: global.store, agent: global.agent });
     let interrupt =
-        Interrupt::install(ui).map_err(|error| CliError::internal("installing signal handlers", &error))?;
+        Interrupt::install().map_err(|error| CliError::internal("installing signal handlers", &error))?;
     let context = Context { ui: ui.clone(), home, engine, interrupt, me };
     let result = match command {
         TaskCommand::Submit(args) => submit::run(&context, *args).await,

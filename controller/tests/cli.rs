@@ -10,10 +10,10 @@ use std::{
 
 use place::Place;
 
-#[path = "cli/ended.rs"]
-mod ended;
 #[path = "cli/place.rs"]
 mod place;
+#[path = "cli/stored.rs"]
+mod stored;
 
 #[test]
 fn the_whole_help() {

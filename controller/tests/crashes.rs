@@ -1,6 +1,7 @@
 //! The program is killed at every step of submit and destroy, and run again: it finishes, nothing is made
 //! twice, and nothing is left. The agent is a shell script that stays; results are another test's matter.
 #![expect(clippy::unwrap_used, reason = "a test")]
+#![expect(clippy::disallowed_methods, reason = "pauses between looks at a condition of other processes")]
 #![cfg(feature = "local")]
 
 use std::{
@@ -22,6 +23,7 @@ const NOT_FOUND: i32 = 7;
 
 struct Place {
     dir: tempfile::TempDir,
+    agent: PathBuf,
 }
 
 impl Drop for Place {
@@ -31,13 +33,31 @@ impl Drop for Place {
 }
 
 impl Place {
+    /// With the real agent, where one was built.
+    fn with_agent() -> Option<Self> {
+        let tests = std::env::current_exe().unwrap();
+        let beside = tests.ancestors().nth(2).unwrap().join("tpi-agent");
+        let agent = std::env::var_os("TPI_AGENT").map_or(beside, PathBuf::from);
+        // An empty program is what a crate without a `main` leaves.
+        if fs::metadata(&agent).is_ok_and(|m| m.len() > 10_000_000) {
+            let mut place = Self::new();
+            place.agent = agent;
+            return Some(place);
+        }
+        #[expect(clippy::print_stderr, reason = "a skipped test says so")]
+        {
+            eprintln!("SKIPPED: there is no agent at {}: `cargo build -p tpi-agent`", agent.display());
+        }
+        None
+    }
+
     fn new() -> Self {
-        let place = Self { dir: tempfile::tempdir().unwrap() };
+        let dir = tempfile::tempdir().unwrap();
+        let place = Self { agent: dir.path().join("agent"), dir };
         fs::create_dir(place.dir.path().join("work")).unwrap();
         fs::write(place.dir.path().join("work/data.txt"), "data").unwrap();
-        let agent = place.dir.path().join("agent");
-        fs::write(&agent, "#!/bin/sh\nexec sleep 100000\n").unwrap();
-        fs::set_permissions(&agent, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::write(&place.agent, "#!/bin/sh\nexec sleep 100000\n").unwrap();
+        fs::set_permissions(&place.agent, fs::Permissions::from_mode(0o700)).unwrap();
         place
     }
 
@@ -56,7 +76,7 @@ impl Place {
             .env("PATH", "/usr/bin:/bin")
             .env("HOME", self.dir.path())
             .env("TPI_STATE_DIR", self.home().root())
-            .env("TPI_AGENT", self.dir.path().join("agent"))
+            .env("TPI_AGENT", &self.agent)
             .envs(stop_at.map(|point| ("__TPI_TEST_STOP_AT", point)))
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
@@ -205,4 +225,52 @@ fn two_that_submit_or_destroy_at_once_do_it_once() {
     }
     assert!(destroyed.iter().any(|o| o.status.success()));
     place.expect_nothing("two at once");
+}
+
+#[test]
+fn results_come_home_wherever_a_destroy_was_killed() {
+    let script = "mkdir -p out; trap 'echo last > out/last; exit 0' TERM; echo > out/first; while :; do sleep 0.1; done";
+    let submit = [
+        "submit",
+        "--detach",
+        "--name",
+        "crash",
+        "--workdir",
+        "work",
+        "--results",
+        "out",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    for point in stop_points(&Step::DESTROY) {
+        let Some(place) = Place::with_agent() else { return };
+        expect(&place.run(&submit, None), &[0], &point);
+        // Running, and its first results are safe.
+        let begun = Instant::now();
+        loop {
+            let status = place.run(&["status", "crash", "--output", "json"], None);
+            let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
+            let saved = format!("{status}").contains("\"saved\":");
+            if saved
+                && place.run(&["pull", "crash", "--to", "peek"], None).status.success()
+                && place.dir.path().join("peek/out/first").exists()
+            {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(120), "{point}: {status:#}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        expect_abort(&place.run(&Place::DESTROY, Some(&point)), &point);
+        // I6: as long as the record is there, results are in the store or at home.
+        expect(
+            &place.run(&Place::DESTROY, None),
+            if point == "after-erase" { &[NOT_FOUND] } else { &[0] },
+            &point,
+        );
+        let last = fs::read_to_string(place.dir.path().join("work/out/last")).unwrap_or_default();
+        assert_eq!(last, "last\n", "{point}");
+        place.expect_nothing(&point);
+    }
 }

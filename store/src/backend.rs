@@ -204,6 +204,14 @@ impl Store {
         &self.inner.url
     }
 
+    /// The folder of a `file://` store: it must not be sent into itself.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        match &self.inner.backend {
+            Backend::Folder(folder) => Some(&folder.root),
+            Backend::Memory(_) | Backend::S3(_) => None,
+        }
+    }
+
     fn objects(&self) -> &dyn ObjectStore {
         match &self.inner.backend {
             Backend::Memory(memory) => memory,

@@ -63,6 +63,8 @@ suite!(
     snapshots::links_and_read_only_folders,
     snapshots::interrupted_pushes,
     snapshots::files_that_change_meanwhile,
+    snapshots::quick_edits_are_noticed,
+    snapshots::the_store_is_not_sent_into_itself,
     snapshots::what_cannot_be_read_is_named,
     hostile::manifests_that_lead_out,
     hostile::links_on_the_disk_lead_nowhere,

@@ -8,7 +8,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{exit::Exit, ui::Ui};
+use super::exit::Exit;
 
 /// Listens from its making to its end.
 #[derive(Debug)]
@@ -23,14 +23,14 @@ impl Interrupt {
     ///
     /// # Errors
     /// When the handlers cannot be installed.
-    pub(super) fn install(ui: &Ui) -> io::Result<Self> {
+    pub(super) fn install() -> io::Result<Self> {
         // SIGINT: a person at the terminal. SIGTERM: service managers, CI jobs that are cancelled. SIGHUP: the
         // terminal has gone.
         let mut int = signal(SignalKind::interrupt())?;
         let mut term = signal(SignalKind::terminate())?;
         let mut hup = signal(SignalKind::hangup())?;
         let token = CancellationToken::new();
-        let (set, drawing) = (token.clone(), ui.drawing().clone());
+        let set = token.clone();
         let mut listener = JoinSet::new();
         let _abort_handle = listener.spawn(async move {
             loop {
@@ -43,8 +43,7 @@ impl Interrupt {
                     return;
                 }
                 if set.is_cancelled() {
-                    // There is nobody to tell that the terminal could not be cleared.
-                    drop(drawing.clear());
+                    // The status line stays: whoever writes above it may be stuck, and holds its lock.
                     std::process::exit(i32::from(Exit::Detached.code()));
                 }
                 set.cancel();

@@ -88,7 +88,9 @@ fn text(ui: &Ui, report: &StatusReport, now: Timestamp) -> String {
     };
     let state = ui.paint_data(color.on_default().bold(), words::task_state(&report.state));
     let mut lines = vec![("task", report.id.to_string()), ("state", state)];
-    if let TaskState::Finished { outcome } = &report.state {
+    if let TaskState::Finished { outcome } = &report.state
+        && *outcome != TaskOutcome::Succeeded
+    {
         lines.push(("outcome", words::task_outcome(outcome)));
     }
     lines.push(("cloud", report.cloud.to_string()));
@@ -126,6 +128,8 @@ fn row(slot: &SlotStatus, now: Timestamp) -> [String; 6] {
     let phases: Vec<String> = slot
         .phases
         .iter()
+        // Of a slot that has ended nothing goes on: the last phase is that which nobody was left to end.
+        .filter(|timing| timing.ended.is_some() || !slot.state.is_final())
         .map(|timing| {
             let took = human::between(timing.started, timing.ended.unwrap_or(now));
             let more = if timing.ended.is_none() { "…" } else { "" };

@@ -272,11 +272,12 @@ fn tell(context: &Context, submitted: &Submitted) -> Result<(), CliError> {
     if ui.is_json() {
         ui.json(&Envelope::report("submitted", submitted))?;
     }
-    for warning in &submitted.warnings {
-        ui.warning(warning);
-    }
     let id = &submitted.id;
     let differs = submitted.differs.join(", ");
+    let refused = submitted.outcome == SubmitOutcome::Ended && !differs.is_empty();
+    for warning in submitted.warnings.iter().filter(|_| !refused) {
+        ui.warning(warning);
+    }
     match submitted.outcome {
         SubmitOutcome::New | SubmitOutcome::Resumed => {
             if submitted.outcome == SubmitOutcome::Resumed {
@@ -287,14 +288,9 @@ fn tell(context: &Context, submitted: &Submitted) -> Result<(), CliError> {
         }
         SubmitOutcome::Running => {
             ui.status(&format!("task {id} runs already: nothing was started"));
-            if !differs.is_empty() {
-                ui.warning(&format!(
-                    "it was submitted with other settings ({differs}), which stay as they are"
-                ));
-            }
         }
         SubmitOutcome::Ended => {
-            if !differs.is_empty() {
+            if refused {
                 return Err(CliError::text(
                     Exit::Request,
                     format!("task {id} has ended, and was submitted with other settings ({differs})"),
@@ -303,7 +299,6 @@ fn tell(context: &Context, submitted: &Submitted) -> Result<(), CliError> {
                     "to run it again: `{PROGRAM} destroy {id}`, then submit; or choose another --name"
                 )));
             }
-            ui.warning(&format!("task {id} has ended before: nothing is run, this is what it printed"));
         }
     }
     Ok(())

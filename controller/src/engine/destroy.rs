@@ -123,12 +123,11 @@ impl Destruction<'_> {
                 Action::RemoveMachines => {
                     self.begin(Step::Remove);
                     seen = Some(self.cloud.destroy(&task.id).await.map_err(EngineError::cloud(&task.id))?);
+                    done.removed = true;
                     reached(Moment::After, Step::Remove);
                 }
                 Action::Prove => {
-                    // Also what is no machine any more: directories, schedules, an ended group.
-                    let gone = self.cloud.destroy(&task.id).await.map_err(EngineError::cloud(&task.id))?;
-                    self.prove(gone).await.map(|observed| seen = Some(observed))?;
+                    seen = Some(self.prove(seen).await?);
                     done.proved = true;
                 }
                 Action::EraseStore => {
@@ -136,7 +135,7 @@ impl Destruction<'_> {
                 }
                 Action::Rest if created.is_none() => {
                     let gone = self.cloud.destroy(&task.id).await.map_err(EngineError::cloud(&task.id))?;
-                    self.prove(gone).await.map(|observed| seen = Some(observed))?;
+                    seen = Some(self.prove(Some(gone)).await?);
                     objects_deleted = self.leftovers().await?;
                     break;
                 }
@@ -227,7 +226,7 @@ impl Destruction<'_> {
     }
 
     /// Asks the cloud until it shows nothing any more; clouds take a while to agree with themselves.
-    async fn prove(&self, gone: Observed) -> Result<Observed, EngineError> {
+    async fn prove(&self, removed: Option<Observed>) -> Result<Observed, EngineError> {
         self.begin(Step::Proof);
         let task = &self.task.id;
         let begun = Instant::now();
@@ -237,7 +236,10 @@ impl Destruction<'_> {
             if observed.is_gone() && !listed {
                 reached(Moment::After, Step::Proof);
                 // What the cloud has forgotten meanwhile is still in the answer to destroy.
-                return Ok(if observed.machines.is_empty() { gone } else { observed });
+                return Ok(match removed {
+                    Some(removed) if observed.machines.is_empty() => removed,
+                    Some(_) | None => observed,
+                });
             }
             if begun.elapsed() > PROOF_PATIENCE {
                 let left: Vec<String> = observed.alive().map(|m| m.id.to_string()).collect();

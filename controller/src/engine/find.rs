@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::StreamExt as _;
 use tpi_proto::{
     id::{TaskId, normalize},
     spec::CloudName,
@@ -82,7 +83,7 @@ pub(super) async fn locate(engine: &Engine, text: &str) -> Result<Located, Engin
     }
 }
 
-/// `None` when neither a record nor machines can be found.
+/// `None` when neither a record, nor machines, nor anything else in the store can be found.
 async fn find(
     engine: &Engine,
     id: &TaskId,
@@ -108,7 +109,7 @@ async fn find(
         }
     }
     for place in options {
-        if listed(engine, place.cloud).await?.contains(id) {
+        if listed(engine, place.cloud).await?.contains(id) || has_objects(&place.store, id).await? {
             return Ok(Some(Located {
                 id: id.clone(),
                 cloud: place.cloud,
@@ -118,6 +119,15 @@ async fn find(
         }
     }
     Ok(None)
+}
+
+async fn has_objects(store: &Store, id: &TaskId) -> Result<bool, EngineError> {
+    let first = store.list(layout::TaskKeys::new(id).root(), None).next().await;
+    match first {
+        None => Ok(false),
+        Some(Ok(_)) => Ok(true),
+        Some(Err(error)) => Err(EngineError::store(format!("looking for {id} in {}", store.url()))(error)),
+    }
 }
 
 async fn stored(store: &Store) -> Result<Vec<TaskId>, EngineError> {
@@ -207,7 +217,13 @@ pub(super) async fn list(engine: &Engine) -> Result<ListReport, EngineError> {
             let facts = Facts::read(&located.store, cloud.as_ref(), &id).await?;
             let state = facts.state();
             if state == TaskState::Destroyed {
-                return Ok(None);
+                return Err(EngineError::new(
+                    ErrorKind::NotFound,
+                    format!(
+                        "{id} has objects in {} and no record: `tpi-controller destroy --discard {id}` deletes them",
+                        located.store.url()
+                    ),
+                ));
             }
             let record = facts.record.as_ref();
             Ok(Some(ListEntry {

@@ -52,6 +52,8 @@ pub struct Done {
     pub patience_over: bool,
     /// Results are home and verified, or were given up.
     pub results: bool,
+    /// The cloud was told to remove whatever it has; also what is no machine and costs nothing.
+    pub removed: bool,
     /// The cloud was asked, and has nothing left.
     pub proved: bool,
 }
@@ -114,7 +116,7 @@ fn destroy(slots: &[SlotStatus], machines: Machines, ended: bool, done: Done) ->
     if !done.results {
         return Action::SecureResults;
     }
-    if !machines.gone() {
+    if !machines.gone() || !done.removed {
         return Action::RemoveMachines;
     }
     if done.proved { Action::EraseStore } else { Action::Prove }
@@ -278,7 +280,10 @@ mod tests {
                     self.stop_requested = true;
                 }
                 (Action::SecureResults, _) => self.done.results = true,
-                (Action::RemoveMachines, _) => self.machines = Machines::default(),
+                (Action::RemoveMachines, _) => {
+                    self.machines = Machines::default();
+                    self.done.removed = true;
+                }
                 (Action::Prove, _) => self.done.proved = self.machines.gone(),
                 (Action::EraseStore, _) => {
                     self.erased_unsecured |= !self.done.results || !self.machines.gone();

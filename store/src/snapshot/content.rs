@@ -154,3 +154,64 @@ pub(super) fn decode_chunk(stored: bytes::Bytes, size: usize, hash: &blake3::Has
     let data = crate::segments::decompress(&stored, size).ok()?;
     (data.len() == size && blake3::hash(&data) == *hash).then(|| data.into())
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use std::{
+        io::Write,
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use super::*;
+
+    #[test]
+    fn times_settle_after_a_step() {
+        assert!(!is_settled(Time(10, 5), Time(10, 6)));
+        assert!(!is_settled(Time(10, 5), Time(10, 100_000_000)));
+        assert!(is_settled(Time(10, 5), Time(10, 200_000_000)));
+        // Whole seconds may mean that the file system knows no others.
+        assert!(!is_settled(Time(10, 0), Time(11, 500_000_000)));
+        assert!(is_settled(Time(10, 0), Time(13, 0)));
+        assert!(!is_settled(Time(20, 0), Time(13, 0)));
+    }
+
+    /// A log that is written to without a pause can be read: as the beginning that it had.
+    #[test]
+    fn a_file_that_only_grows_is_taken_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let mut file = File::create(&path).unwrap();
+            let done = &done;
+            scope.spawn(move || {
+                for line in 0..2_000_000u64 {
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    writeln!(file, "line {line}").unwrap();
+                }
+            });
+            for _ in 0..50 {
+                let hashed = hash_file(&path, &Meter::default()).unwrap().unwrap();
+                let size = usize::try_from(hashed.stat.size).unwrap();
+                assert!(read_part(&path, 0, size, &hashed.hash).unwrap().is_some());
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn chunks_come_back_and_damage_is_found() {
+        for data in [vec![7; 3 << 20], blake3::hash(b"x").as_bytes().repeat(3), Vec::from(*b"a")] {
+            let hash = blake3::hash(&data);
+            let stored = encode_chunk(data.clone()).unwrap();
+            assert!(stored.len() <= data.len());
+            assert!(decode_chunk(stored.clone(), data.len(), &hash).unwrap() == data);
+            assert!(decode_chunk(stored.clone(), data.len() - 1, &hash).is_none());
+            assert!(decode_chunk(stored.slice(1..), data.len(), &hash).is_none());
+        }
+    }
+}

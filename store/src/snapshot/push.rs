@@ -122,9 +122,10 @@ pub async fn plan(
 ) -> Result<Plan, SnapshotError> {
     let taken = Timestamp::now();
     let (root, rules, path) = (root.to_owned(), options.rules.clone(), options.index.clone());
+    let own = store.folder().map(Path::to_owned);
     let (root, found, warnings, index) = blocking(move || {
         let root = std::fs::canonicalize(&root).map_err(file_error("reading the folder", &root))?;
-        let (found, warnings) = scan(&root, &rules)?;
+        let (found, warnings) = scan(&root, &rules, own.as_deref())?;
         let index = path.map(|path| Index::load(&path, &root)).unwrap_or_default();
         Ok((root, found, warnings, index))
     })

@@ -78,8 +78,13 @@ struct Pending {
     files: IgnoreFiles,
 }
 
-/// Everything below a folder that the rules let travel, by path. What vanishes while it is looked at was not there.
-pub(super) fn scan(root: &Path, rules: &Rules) -> Result<(Vec<Found>, Vec<String>), SnapshotError> {
+/// Everything below a folder that the rules let travel, by path, but the store. What vanishes while it is looked
+/// at was not there.
+pub(super) fn scan(
+    root: &Path,
+    rules: &Rules,
+    store: Option<&Path>,
+) -> Result<(Vec<Found>, Vec<String>), SnapshotError> {
     let root = &fs::canonicalize(root).map_err(file_error("reading the folder", root))?;
     let mut warnings = Vec::new();
     let mut found = Vec::new();
@@ -109,6 +114,10 @@ pub(super) fn scan(root: &Path, rules: &Rules) -> Result<(Vec<Found>, Vec<String
                 Err(e) => return Err(file_error("looking at", &entry.path())(e)),
             };
             let is_dir = meta.is_dir();
+            if is_dir && store == Some(entry.path().as_path()) {
+                warnings.push(format!("{} is the store itself and does not travel", path.display()));
+                continue;
+            }
             let decision = folder.decision.min(rules.own_decision(&path, is_dir));
             let ignored = folder.ignored || files.ignores(&entry.path(), is_dir);
             let out = rules.leaves_out(decision) || (ignored && !rules.takes_along(decision));
@@ -170,4 +179,26 @@ fn add_parents(found: &mut Vec<Found>, passed: Vec<Found>) {
     }
     found.extend(passed.into_iter().filter(|folder| needed.contains(&folder.path)));
     found.sort_by(|a, b| a.path.cmp(&b.path));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_that_may_lead_out() {
+        for (link, target, outside) in [
+            ("a", "b", false),
+            ("a", "./b", false),
+            ("a", "..", true),
+            ("a", "/etc", true),
+            ("a/b", "../c", false),
+            ("a/b", "../../c", true),
+            ("a/b/c", "../../d/e", false),
+            ("a/b", "x/../y", true),
+            ("a", "b/../../c", true),
+        ] {
+            assert_eq!(points_outside(Path::new(link), Path::new(target)), outside, "{link} -> {target}");
+        }
+    }
 }

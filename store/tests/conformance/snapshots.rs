@@ -334,6 +334,44 @@ pub(crate) async fn files_that_change_meanwhile(backend: Backend) {
     assert!(fs::read(back.path().join("large")).unwrap() == noise(11 << 20, 2));
 }
 
+/// An edit right after a push, of the same length, is not taken for the file that was sent.
+pub(crate) async fn quick_edits_are_noticed(backend: Backend) {
+    let folder = tempdir().unwrap();
+    let index = folder.path().join("index");
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let mut base = None;
+    let mut last: Option<Manifest> = None;
+    for round in 0..30 {
+        fs::write(data.join("file"), format!("{round:04}")).unwrap();
+        // In turn with an index and with the last manifest only.
+        let index = (round % 3 != 0).then(|| index.clone());
+        let (_, manifest) =
+            send(&backend.store, &data, PushOptions { index, base: base.clone(), ..options() })
+                .await
+                .unwrap();
+        let back = tempdir().unwrap();
+        restore(&backend.store, &manifest, back.path(), &machine()).await.unwrap();
+        assert_eq!(fs::read_to_string(back.path().join("file")).unwrap(), format!("{round:04}"));
+        assert!(last.is_none_or(|last| !last.same_content(&manifest)));
+        base = Some(Arc::new(manifest.clone()));
+        last = Some(manifest);
+    }
+}
+
+/// A store inside the folder that is sent, as in a home directory.
+pub(crate) async fn the_store_is_not_sent_into_itself(_backend: Backend) {
+    let folder = tempdir().unwrap();
+    fs::write(folder.path().join("file"), "x").unwrap();
+    let url = url::Url::from_directory_path(folder.path().join("state/store")).unwrap();
+    let store = Store::open(&url).unwrap();
+    for _ in 0..2 {
+        let plan = snapshot::plan(&store, folder.path(), options(), &Quiet).await.unwrap();
+        assert_eq!(plan.warnings().len(), 1);
+        assert_eq!(snapshot::push(&store, plan, &Quiet).await.unwrap().totals(), (1, 1));
+    }
+}
+
 pub(crate) async fn what_cannot_be_read_is_named(backend: Backend) {
     let missing = tempdir().unwrap().path().join("missing");
     let error = snapshot::plan(&backend.store, &missing, options(), &Quiet).await.unwrap_err();

@@ -138,6 +138,10 @@ pub(super) fn of_machine(machine: &MachineId, agent: Option<ProcessId>) -> Vec<P
 
 /// Kills everything of a machine, again and again until nothing is found: what is killed may have just
 /// started something. Blocks; whether nothing is left after `patience`.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "runs where blocking is allowed, and the end of other people's children cannot be waited for"
+)]
 pub(super) fn kill_machine(machine: &MachineId, agent: Option<ProcessId>, patience: Duration) -> bool {
     let begun = Instant::now();
     loop {

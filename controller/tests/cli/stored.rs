@@ -1,13 +1,18 @@
-//! Tasks that have ended: all that is left of them is in the store, and that is enough.
+//! Tasks that are nowhere but in the store: they have ended, or their machines cannot be reached. That is enough.
 
-use std::{num::NonZeroU16, process::Stdio};
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    num::NonZeroU16,
+    process::{Child, Stdio},
+};
 
 use jiff::Timestamp;
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use tpi_proto::{
     id::{Attempt, MachineId, RunId, SlotIndex, TaskId},
     spec::TaskSpec,
-    state::{Lease, Outcome, STATUS_VERSION, SlotState, SlotStatus},
+    state::{Lease, Outcome, Phase, STATUS_VERSION, SlotState, SlotStatus},
 };
 use tpi_store::{
     Store,
@@ -22,16 +27,16 @@ use super::place::Place;
 /// Seconds since 1970 of the first record; each next one is a minute later.
 const BEGAN: i64 = 1_700_000_000;
 
-/// One slot: how it ended, and what it printed.
-type Slot<'a> = (Outcome, &'a [(Stream, &'a [u8])]);
+/// One slot: how it ended, if it did, and what it printed.
+type Slot<'a> = (Option<Outcome>, &'a [(Stream, &'a [u8])]);
 
-struct Ended {
+struct Stored {
     place: Place,
     store: Url,
     id: TaskId,
 }
 
-impl Ended {
+impl Stored {
     /// Writes what agents and controllers would have written.
     fn new(slots: &[Slot<'_>]) -> Self {
         let place = Place::new();
@@ -86,17 +91,22 @@ async fn write(store: &Store, id: &TaskId, slots: &[Slot<'_>]) {
             let segment = encode_segment(&frames).expect("encodes");
             drop(store.put(&keys.log_segment(run.slot, run.attempt, 0), segment).await.expect("writes"));
         }
+        let state = match outcome.clone() {
+            Some(outcome) => SlotState::Finished { outcome, at: began },
+            None => SlotState::Active { phase: Phase::Run },
+        };
+        let log_complete = state.is_final().then_some(offset);
         let status = SlotStatus {
             version: STATUS_VERSION,
             slot: run.slot,
             attempt: run.attempt,
             machine: MachineId(format!("m-{index}")),
             generation: 9,
-            state: SlotState::Finished { outcome: outcome.clone(), at: began },
+            state,
             lease: Lease { renewals: 4, ttl_millis: 1000 },
             phases: Vec::new(),
             log_stored: offset,
-            log_complete: Some(offset),
+            log_complete,
             saved: None,
             warnings: Vec::new(),
         };
@@ -104,16 +114,16 @@ async fn write(store: &Store, id: &TaskId, slots: &[Slot<'_>]) {
     }
 }
 
-const OK: Outcome = Outcome::Exited { code: 0 };
+const OK: Option<Outcome> = Some(Outcome::Exited { code: 0 });
 
 #[test]
 fn the_bytes_of_one_slot_are_passed_unchanged() {
     let binary: Vec<u8> = (0u8..=255).cycle().take(300_000).collect();
     let printed = [(Stream::Stdout, &binary[..]), (Stream::Stderr, b"oops\r"), (Stream::Stdout, b"no end")];
-    let ended = Ended::new(&[(OK, &printed)]);
+    let stored = Stored::new(&[(OK, &printed)]);
     for command in ["logs", "attach"] {
-        let output = ended.run(&["--quiet", command, "ended"]);
-        assert_eq!(output.status.code(), Some(0), "{}", ended.place.show(&output));
+        let output = stored.run(&["--quiet", command, "ended"]);
+        assert_eq!(output.status.code(), Some(0), "{}", stored.place.show(&output));
         assert_eq!(output.stdout, [&binary[..], b"no end"].concat(), "{command}");
         assert_eq!(output.stderr, b"oops\r", "{command}");
     }
@@ -121,27 +131,27 @@ fn the_bytes_of_one_slot_are_passed_unchanged() {
 
 #[test]
 fn lines_of_several_slots_begin_with_their_slot() {
-    let ended = Ended::new(&[
+    let stored = Stored::new(&[
         (OK, &[(Stream::Stdout, b"a\rb\n"), (Stream::Stdout, b"c")]),
         (OK, &[(Stream::Stdout, b"d\ne\n")]),
     ]);
-    let output = ended.run(&["logs", "ended"]);
+    let output = stored.run(&["logs", "ended"]);
     let text = String::from_utf8(output.stdout).expect("text");
     let mut lines: Vec<&str> = text.split('\n').collect();
     lines.sort_unstable();
     assert_eq!(lines, ["", "[0] a\rb", "[0] c", "[1] d", "[1] e"]);
-    assert_eq!(ended.run(&["logs", "ended", "--slot", "0"]).stdout, b"a\rb\nc");
-    let wrong = ended.run(&["logs", "ended", "--slot", "2"]);
+    assert_eq!(stored.run(&["logs", "ended", "--slot", "0"]).stdout, b"a\rb\nc");
+    let wrong = stored.run(&["logs", "ended", "--slot", "2"]);
     assert_eq!(wrong.status.code(), Some(1));
-    assert!(ended.place.show(&wrong).contains("the last one is 1"), "{}", ended.place.show(&wrong));
+    assert!(stored.place.show(&wrong).contains("the last one is 1"), "{}", stored.place.show(&wrong));
 }
 
 #[test]
 fn what_was_printed_before_is_left_out() {
     let printed = [(Stream::Stdout, &b"one\n"[..]), (Stream::Stdout, b"two\n"), (Stream::Stdout, b"three\n")];
-    let ended = Ended::new(&[(OK, &printed)]);
+    let stored = Stored::new(&[(OK, &printed)]);
     let since =
-        |when: &str| String::from_utf8(ended.run(&["logs", "ended", "--since", when]).stdout).expect("text");
+        |when: &str| String::from_utf8(stored.run(&["logs", "ended", "--since", when]).stdout).expect("text");
     assert_eq!(since("2023-11-14T22:14:20Z"), "two\nthree\n");
     assert_eq!(since("2023-11-14T22:14:21Z"), "three\n");
     assert_eq!(since("1h"), "");
@@ -149,14 +159,14 @@ fn what_was_printed_before_is_left_out() {
 
 #[test]
 fn attach_ends_as_the_task_did() {
-    let failed = Ended::new(&[(Outcome::Exited { code: 3 }, &[(Stream::Stdout, b"x\n")])]);
+    let failed = Stored::new(&[(Some(Outcome::Exited { code: 3 }), &[(Stream::Stdout, b"x\n")])]);
     let output = failed.run(&["attach", "ended"]);
     assert_eq!(output.status.code(), Some(5));
     assert_eq!(output.stdout, b"x\n");
     let seen = failed.place.show(&output);
     assert!(seen.contains("did not succeed: slot 0 exited with status 3"), "{seen}");
     assert_eq!(failed.run(&["attach", "ended", "--exit-with-task-code"]).status.code(), Some(3));
-    let killed = Ended::new(&[(OK, &[]), (Outcome::Signalled { signal: 9 }, &[])]);
+    let killed = Stored::new(&[(OK, &[]), (Some(Outcome::Signalled { signal: 9 }), &[])]);
     assert_eq!(killed.run(&["attach", "ended", "--exit-with-task-code"]).status.code(), Some(137));
     assert_eq!(killed.run(&["attach", "ended", "--slot", "0"]).status.code(), Some(0));
     assert_eq!(killed.run(&["logs", "ended"]).status.code(), Some(0));
@@ -164,9 +174,9 @@ fn attach_ends_as_the_task_did() {
 
 #[test]
 fn every_line_is_json_when_asked_for() {
-    let ended = Ended::new(&[(OK, &[(Stream::Stdout, b"epoch 1\n"), (Stream::Stderr, b"\xff")])]);
-    let output = ended.run(&["attach", "ended", "--output", "json"]);
-    let seen = ended.place.show(&output);
+    let stored = Stored::new(&[(OK, &[(Stream::Stdout, b"epoch 1\n"), (Stream::Stderr, b"\xff")])]);
+    let output = stored.run(&["attach", "ended", "--output", "json"]);
+    let seen = stored.place.show(&output);
     assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{seen}");
     let text = String::from_utf8(output.stdout).expect("text");
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
@@ -177,7 +187,7 @@ fn every_line_is_json_when_asked_for() {
     assert_eq!((logs[1]["base64"].as_str(), logs[1]["offset"].as_u64()), (Some("/w=="), Some(8)));
     assert_eq!(of("slot").last().map(|line| line["status"]["state"].clone()), Some("finished".into()));
     let finished = serde_json::json!({
-        "version": 1, "kind": "finished", "id": ended.id, "outcome": {"result": "succeeded"}, "exit_code": 0
+        "version": 1, "kind": "finished", "id": stored.id, "outcome": {"result": "succeeded"}, "exit_code": 0
     });
     assert_eq!(of("finished"), [finished]);
 }
@@ -185,10 +195,10 @@ fn every_line_is_json_when_asked_for() {
 #[test]
 fn a_reader_that_goes_away_ends_attach_quietly() {
     let much = vec![b'x'; 4 << 20];
-    let ended = Ended::new(&[(OK, &[(Stream::Stdout, &much)])]);
-    let mut child = ended
+    let stored = Stored::new(&[(OK, &[(Stream::Stdout, &much)])]);
+    let mut child = stored
         .place
-        .command(&["--store", ended.store.as_str(), "--quiet", "attach", "ended"])
+        .command(&["--store", stored.store.as_str(), "--quiet", "attach", "ended"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -206,9 +216,11 @@ fn progress_bars_collapse_on_a_terminal() {
         (Stream::Stderr, b"careful\n"),
         (Stream::Stdout, b"no end"),
     ];
-    let ended = Ended::new(&[(OK, &printed), (OK, &[(Stream::Stdout, b"a\rb\n")])]);
+    let stored = Stored::new(&[(OK, &printed), (OK, &[(Stream::Stdout, b"a\rb\n")])]);
     let screen = |arguments: &[&str]| {
-        ended.place.on_terminal(&[&["--store", ended.store.as_str(), "--color", "never"], arguments].concat())
+        stored
+            .place
+            .on_terminal(&[&["--store", stored.store.as_str(), "--color", "never"], arguments].concat())
     };
     let one = screen(&["attach", "ended", "--slot", "0"]);
     assert!(one.contains("100%\r\ndone\r\n") && one.contains("no end\r\n"), "{one:?}");
@@ -222,16 +234,16 @@ fn progress_bars_collapse_on_a_terminal() {
 
 #[test]
 fn status_and_list_show_it() {
-    let ended = Ended::new(&[(Outcome::Exited { code: 3 }, &[(Stream::Stdout, b"x\n")])]);
-    let status = ended.run(&["status", "ended"]);
-    let seen = ended.place.show(&status);
+    let stored = Stored::new(&[(Some(Outcome::Exited { code: 3 }), &[(Stream::Stdout, b"x\n")])]);
+    let status = stored.run(&["status", "ended"]);
+    let seen = stored.place.show(&status);
     assert_eq!(status.status.code(), Some(0), "{seen}");
     assert!(seen.contains("exited with status 3") && seen.contains("no machine is there"), "{seen}");
-    let list = ended.run(&["list", "--ids"]);
-    assert_eq!(String::from_utf8(list.stdout).expect("text"), format!("{}\n", ended.id));
+    let list = stored.run(&["list", "--ids"]);
+    assert_eq!(String::from_utf8(list.stdout).expect("text"), format!("{}\n", stored.id));
     for command in ["status", "list"] {
         let output =
-            ended.run(&["--output", "json", command, "ended"][..if command == "list" { 3 } else { 4 }]);
+            stored.run(&["--output", "json", command, "ended"][..if command == "list" { 3 } else { 4 }]);
         let json: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         assert_eq!((json["kind"].as_str(), json["version"].as_u64()), (Some(command), Some(1)));
     }
@@ -239,16 +251,91 @@ fn status_and_list_show_it() {
 
 #[test]
 fn a_task_that_is_not_there_is_an_error_of_its_own() {
-    let ended = Ended::new(&[(OK, &[])]);
+    let stored = Stored::new(&[(OK, &[])]);
     for command in ["attach", "logs", "status", "stop", "pull", "destroy", "shell"] {
-        let output = ended.run(&[command, "absent"]);
-        let seen = ended.place.show(&output);
+        let output = stored.run(&[command, "absent"]);
+        let seen = stored.place.show(&output);
         assert_eq!(output.status.code(), Some(7), "{command}: {seen}");
         assert!(output.stdout.is_empty(), "{command}: {seen}");
         // Hints can be copied: they name the same store.
         assert!(seen.contains("--store") && seen.contains(" list`"), "{command}: {seen}");
     }
-    let output = ended.run(&["--output", "json", "status", "absent"]);
+    let output = stored.run(&["--output", "json", "status", "absent"]);
     let json: Value = serde_json::from_slice(&output.stderr).expect("JSON");
     assert_eq!((json["kind"].as_str(), json["exit_code"].as_u64()), (Some("error"), Some(7)));
+}
+
+/// Follows a task that is at work as far as anybody knows, until it has shown what there is.
+fn attached(stored: &Stored, arguments: &[&str]) -> (Child, BufReader<std::process::ChildStdout>) {
+    let mut child = stored
+        .place
+        .command(&[&["--store", stored.store.as_str(), "attach", "ended"], arguments].concat())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+    (child, stdout)
+}
+
+fn send(child: &Child, signal: Signal) {
+    let pid = Pid::from_child(child);
+    rustix::process::kill_process(pid, signal).expect("sends");
+}
+
+#[test]
+fn ctrl_c_detaches_and_says_how_to_come_back() {
+    let stored = Stored::new(&[(None, &[(Stream::Stdout, b"line\n")])]);
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let (mut child, mut stdout) = attached(&stored, &[]);
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("reads");
+        assert_eq!(line, "line\n");
+        send(&child, signal);
+        let mut stderr = String::new();
+        child.stderr.take().expect("a pipe").read_to_string(&mut stderr).expect("reads");
+        assert_eq!(child.wait().expect("ends").code(), Some(130), "{stderr}");
+        for wanted in ["following the store", "goes on", "attach tpi-ended", "destroy tpi-ended", "--store"] {
+            assert!(stderr.contains(wanted), "{wanted}: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn detaching_is_an_event_in_json() {
+    let stored = Stored::new(&[(None, &[(Stream::Stdout, b"line\n")])]);
+    let (mut child, mut stdout) = attached(&stored, &["--output", "json"]);
+    let mut lines = String::new();
+    while !lines.contains("line\\n") {
+        assert!(stdout.read_line(&mut lines).expect("reads") > 0, "{lines}");
+    }
+    send(&child, Signal::INT);
+    stdout.read_to_string(&mut lines).expect("reads");
+    assert_eq!(child.wait().expect("ends").code(), Some(130));
+    let last: Value = serde_json::from_str(lines.lines().last().expect("some")).expect("JSON");
+    assert_eq!((last["kind"].as_str(), last["id"].as_str()), (Some("detached"), Some(stored.id.as_str())));
+}
+
+#[test]
+fn ctrl_c_twice_ends_a_program_that_is_stuck() {
+    let much = vec![b'x'; 4 << 20];
+    let stored = Stored::new(&[(OK, &[(Stream::Stdout, &much)])]);
+    let (mut child, mut stdout) = attached(&stored, &["--quiet"]);
+    // It has begun to write, nobody reads on, and so it waits for ever.
+    stdout.read_exact(&mut [0]).expect("reads");
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("asks") {
+            break status;
+        }
+        send(&child, Signal::INT);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    assert_eq!(status.code(), Some(130));
+}
+
+#[test]
+fn a_script_that_was_taken_away_is_not_shown_as_ended() {
+    let stored = Stored::new(&[(None, &[(Stream::Stdout, b"line\n")])]);
+    let output = stored.run(&["logs", "ended"]);
+    assert_eq!((output.status.code(), output.stdout), (Some(0), b"line\n".to_vec()));
 }
