@@ -145,7 +145,6 @@ fn a_script_from_stdin_is_checked_like_a_file() {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 fn a_work_directory_that_cannot_be_read_is_named() {
     use std::os::unix::fs::PermissionsExt as _;
     let place = Place::new();

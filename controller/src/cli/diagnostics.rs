@@ -77,6 +77,7 @@ pub(super) fn explain_panics(json: bool) {
             usual(info);
         }
         if cfg!(panic = "abort") {
+            #[expect(clippy::disallowed_methods, reason = "aborting would lose the exit code")]
             std::process::exit(i32::from(Exit::Internal.code()));
         }
     }));

@@ -44,6 +44,7 @@ impl Interrupt {
                 }
                 if set.is_cancelled() {
                     // The status line stays: whoever writes above it may be stuck, and holds its lock.
+                    #[expect(clippy::disallowed_methods, reason = "what was asked for is to leave at once")]
                     std::process::exit(i32::from(Exit::Detached.code()));
                 }
                 set.cancel();

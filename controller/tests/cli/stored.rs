@@ -323,13 +323,18 @@ fn ctrl_c_twice_ends_a_program_that_is_stuck() {
     let (mut child, mut stdout) = attached(&stored, &["--quiet"]);
     // It has begun to write, nobody reads on, and so it waits for ever.
     stdout.read_exact(&mut [0]).expect("reads");
+    let pid = Pid::from_child(&child);
+    let (ended, end) = std::sync::mpsc::sync_channel(1);
+    let waiting = std::thread::spawn(move || ended.send(child.wait().expect("ends")));
+    // Two that come at once count as one, so they come until they are obeyed.
     let status = loop {
-        if let Some(status) = child.try_wait().expect("asks") {
+        // It may have ended, and not been waited for, between the two lines.
+        let _gone = rustix::process::kill_process(pid, Signal::INT);
+        if let Ok(status) = end.recv_timeout(std::time::Duration::from_millis(20)) {
             break status;
         }
-        send(&child, Signal::INT);
-        std::thread::sleep(std::time::Duration::from_millis(20));
     };
+    waiting.join().expect("no panic").expect("is received");
     assert_eq!(status.code(), Some(130));
 }
 
