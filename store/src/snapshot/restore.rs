@@ -280,19 +280,21 @@ async fn write_large(
         return Ok(());
     };
     let (size, hash) = (*size, *hash);
-    let mut data = stream::iter(chunks)
-        .map(|(object, length)| {
-            let (key, length) = (manifest.object(*object).to_owned(), *length as usize);
-            async move {
-                let stored = fetch(store, &key, length).await?;
-                blocking(move || {
-                    object_hash(&key).and_then(|hash| decode_chunk(stored, length, &hash)).ok_or_else(|| {
-                        let cause = "its bytes do not match its name".to_owned();
-                        SnapshotError::Damaged { name: key, cause }
-                    })
+    // Owned, for a closure over borrowed pairs would keep this future from being `Send`.
+    let wanted: Vec<_> = chunks
+        .iter()
+        .map(|(object, length)| (manifest.object(*object).to_owned(), *length as usize))
+        .collect();
+    let mut data = stream::iter(wanted)
+        .map(|(key, length)| async move {
+            let stored = fetch(store, &key, length).await?;
+            blocking(move || {
+                object_hash(&key).and_then(|hash| decode_chunk(stored, length, &hash)).ok_or_else(|| {
+                    let cause = "its bytes do not match its name".to_owned();
+                    SnapshotError::Damaged { name: key, cause }
                 })
-                .await
-            }
+            })
+            .await
         })
         .buffered(CHUNKS_AT_ONCE);
     let shared = Arc::clone(site);
