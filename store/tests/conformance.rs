@@ -5,10 +5,16 @@
 
 #[path = "conformance/backends.rs"]
 mod backends;
+#[path = "conformance/hostile.rs"]
+mod hostile;
 #[path = "conformance/objects.rs"]
 mod objects;
 #[path = "conformance/sequences.rs"]
 mod sequences;
+#[path = "conformance/snapshots.rs"]
+mod snapshots;
+#[path = "conformance/trees.rs"]
+mod trees;
 
 macro_rules! suite {
     ($($module:ident :: $test:ident),* $(,)?) => {
@@ -48,4 +54,19 @@ suite!(
     sequences::a_gap_in_a_log_is_an_error,
     sequences::far_into_a_long_log,
     sequences::telemetry_skips_what_is_missing,
+    snapshots::folders_come_back,
+    snapshots::one_edit_sends_that_file,
+    snapshots::machines_save_what_changed,
+    snapshots::rules_decide_what_travels,
+    snapshots::downloads_overwrite_nothing,
+    snapshots::parts_can_be_restored,
+    snapshots::links_and_read_only_folders,
+    snapshots::interrupted_pushes,
+    snapshots::files_that_change_meanwhile,
+    snapshots::what_cannot_be_read_is_named,
+    hostile::manifests_that_lead_out,
+    hostile::links_on_the_disk_lead_nowhere,
+    hostile::packs_that_hold_something_else,
+    hostile::chunks_that_are_something_else,
+    hostile::more_than_there_is_room_for,
 );

@@ -67,8 +67,13 @@ fn kind_by_cause(error: &(dyn Error + 'static)) -> StoreErrorKind {
         }
     }
     let text = causes(error).map(ToString::to_string).collect::<Vec<_>>().join("\n");
-    if IDENTITY.iter().any(|code| text.contains(code)) {
+    // Lists come without a name for what the server answered.
+    if text.contains("NoSuchBucket") {
+        StoreErrorKind::Unsupported
+    } else if IDENTITY.iter().any(|code| text.contains(code)) || text.contains("status code: 401") {
         StoreErrorKind::Unauthenticated
+    } else if text.contains("status code: 403") {
+        StoreErrorKind::PermissionDenied
     } else if BUSY.iter().any(|code| text.contains(code)) {
         StoreErrorKind::Unavailable
     } else {

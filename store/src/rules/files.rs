@@ -1,5 +1,6 @@
 //! `.tpiignore` and `.gitignore` files, as git reads its own: those of deeper folders come first, in a file the
-//! last line that matches decides, and nothing below an ignored folder comes back.
+//! last line that matches decides, and nothing below an ignored folder comes back. Like git, `.gitignore` has no
+//! say about `.git` and what is in it: tools in the script need it whole.
 
 use std::{path::Path, sync::Arc};
 
@@ -39,7 +40,9 @@ impl IgnoreFiles {
         if rules.reads_ignore_files() {
             files.tpi.extend(read(folder, ".tpiignore", warnings));
         }
-        if rules.reads_gitignore() {
+        if folder.ends_with(".git") {
+            files.git.clear();
+        } else if rules.reads_gitignore() {
             files.git.extend(read(folder, ".gitignore", warnings));
         }
         files
@@ -50,7 +53,7 @@ impl IgnoreFiles {
         self.tpi
             .iter()
             .rev()
-            .chain(self.git.iter().rev())
+            .chain(self.git.iter().rev().filter(|_| !path.ends_with(".git")))
             .map(|file| file.matched(path, is_dir))
             .find(|found| !found.is_none())
             .is_some_and(|found| found.is_ignore())

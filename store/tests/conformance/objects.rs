@@ -163,7 +163,7 @@ pub(crate) async fn deleting(backend: Backend) {
 
 pub(crate) async fn large_objects(backend: Backend) {
     let store = backend.store;
-    let content: Vec<u8> = (0..25_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let content = crate::trees::noise(25_000_000, 1);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("large");
     std::fs::write(&file, &content).unwrap();

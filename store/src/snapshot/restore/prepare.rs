@@ -239,10 +239,8 @@ fn beside(beneath: &mut Beneath, path: &Path, kind: &Kind) -> Result<(PathBuf, b
     };
     let hash = hash.to_hex();
     for number in 1.. {
-        let mut suffix = format!(".tpi-{}", &hash[..8]);
-        if number > 1 {
-            suffix.push_str(&format!("-{number}"));
-        }
+        let short = &hash[..8];
+        let suffix = if number == 1 { format!(".tpi-{short}") } else { format!(".tpi-{short}-{number}") };
         let mut name = path.file_name().map_or(&b""[..], OsStrExt::as_bytes).to_owned();
         name.truncate(255 - suffix.len());
         name.extend_from_slice(suffix.as_bytes());
