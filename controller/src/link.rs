@@ -16,5 +16,5 @@ pub mod shell;
 mod tls;
 
 pub use connect::{CallError, ConnectError, Connection, LogItem, connect};
-pub use follow::{Event, Follow, FollowError, FollowOptions, Source, Start, WhyStore, follow};
+pub use follow::{Cursor, Event, Follow, FollowError, FollowOptions, Source, Start, WhyStore, follow};
 pub use identity::{IdentityError, UserIdentity};

@@ -88,16 +88,15 @@ fn classify(error: io::Error) -> TlsFailure {
             | Alert::CertificateRequired
             | Alert::UnknownCA
             | Alert::DecryptError),
-        )) => TlsFailure::Refused(match alert {
-            Alert::CertificateExpired => "it has expired, or the agent's clock says so".to_owned(),
-            _ => format!("{alert:?}"),
+        )) => TlsFailure::Refused(if *alert == Alert::CertificateExpired {
+            "it has expired, or is not valid yet by the agent's clock".to_owned()
+        } else {
+            format!("{alert:?}")
         }),
-        Some(TlsError::InvalidCertificate(cause)) => TlsFailure::WrongCertificate(match cause {
-            CertificateError::ApplicationVerificationFailure => {
-                "its certificate is another than the published one".to_owned()
-            }
-            other => other.to_string(),
-        }),
+        Some(TlsError::InvalidCertificate(CertificateError::ApplicationVerificationFailure)) => {
+            TlsFailure::WrongCertificate("its certificate is another than the published one".to_owned())
+        }
+        Some(TlsError::InvalidCertificate(other)) => TlsFailure::WrongCertificate(other.to_string()),
         _ => TlsFailure::Broken(error),
     }
 }

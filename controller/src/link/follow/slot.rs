@@ -226,9 +226,9 @@ impl SlotFollower {
         let (report, reports) = watch::channel(None);
         let mut dial = dial(self.shared.clone(), self.run_id(), report, why.is_some());
         if why.is_none() {
-            match tokio::time::timeout(LIVE_FIRST, first_of(&mut dial, reports.clone())).await {
-                Ok(Some(connection)) => return Ok(StoreEnd::Connected(connection)),
-                Ok(None) | Err(_) => {}
+            let first = tokio::time::timeout(LIVE_FIRST, first_of(&mut dial, reports.clone())).await;
+            if let Ok(Some(connection)) = first {
+                return Ok(StoreEnd::Connected(connection));
             }
         }
         let mut pause = Backoff::new(POLL_FIRST, POLL_LIMIT);
@@ -327,14 +327,12 @@ impl SlotFollower {
                     if let Err(gap) = self.say_records(batch).await? {
                         tracing::warn!(?gap, "records are missing in a stored log");
                     }
-                    return match error.kind {
+                    if error.kind == StoreErrorKind::Corrupt {
                         // The agent may still have what is damaged here; who is at the end counts the failures.
-                        StoreErrorKind::Corrupt => {
-                            self.failures += 1;
-                            Ok(())
-                        }
-                        _ => self.bear(error),
-                    };
+                        self.failures += 1;
+                        return Ok(());
+                    }
+                    return self.bear(error);
                 }
                 None => {
                     self.failures = 0;
