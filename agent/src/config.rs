@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use jiff::SignedDuration;
-use tpi_proto::machine::{MACHINE_CONFIG_VERSION, MachineConfig};
+use tpi_proto::{
+    machine::{MACHINE_CONFIG_VERSION, MachineConfig},
+    state::Phase,
+};
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -124,13 +127,25 @@ impl Paths {
 pub struct TestHooks {
     /// `__TPI_TEST_CLOCK_OFFSET`: seconds by which this computer's clock is taken to be wrong.
     pub clock_offset: SignedDuration,
+    /// `__TPI_TEST_STOP_AT`: name of the phase at whose begin the agent dies, as if killed.
+    pub stop_at: Option<Phase>,
 }
 
 impl TestHooks {
     /// From the process' environment.
     #[must_use]
     pub fn from_environment() -> Self {
-        let seconds = std::env::var("__TPI_TEST_CLOCK_OFFSET").ok().and_then(|v| v.parse().ok()).unwrap_or(0);
-        Self { clock_offset: SignedDuration::from_secs(seconds) }
+        let read = |name| std::env::var(name).ok();
+        let seconds = read("__TPI_TEST_CLOCK_OFFSET").and_then(|v| v.parse().ok()).unwrap_or(0);
+        let stop_at =
+            read("__TPI_TEST_STOP_AT").and_then(|v| Phase::ALL.into_iter().find(|p| p.as_str() == v));
+        Self { clock_offset: SignedDuration::from_secs(seconds), stop_at }
+    }
+
+    /// Dies here, if a test asked for that.
+    pub(crate) fn begins(&self, phase: Phase) {
+        if self.stop_at == Some(phase) {
+            std::process::abort();
+        }
     }
 }

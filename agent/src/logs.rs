@@ -101,8 +101,8 @@ struct Cursor {
     offset: u64,
     /// Where that is, when the last batch ended within a spool file.
     place: Option<(Arc<File>, u64)>,
-    /// Open while an older part comes from the store.
-    stored: Option<BoxStream<'static, Result<Record, StoreError>>>,
+    /// Open while an older part comes from the store, and the offset that it was opened at.
+    stored: Option<(u64, BoxStream<'static, Result<Record, StoreError>>)>,
     done: bool,
 }
 
@@ -159,13 +159,18 @@ impl Cursor {
     async fn from_store(&mut self, spool_from: u64) -> Result<Vec<Record>, ReadError> {
         let Reader { store, task, run, .. } = &self.reader;
         let offset = self.offset;
-        let stream =
-            self.stored.get_or_insert_with(|| tpi_store::log::read_stored(store, task, *run, offset));
+        let (opened_at, stream) = self
+            .stored
+            .get_or_insert_with(|| (offset, tpi_store::log::read_stored(store, task, *run, offset)));
         match stream.next().await {
             Some(record) => Ok(cut(record?, offset).into_iter().collect()),
-            // What was dropped from the spool is in the store: an end before that is a gap.
-            None if offset < spool_from => Err(ReadError::Cut(offset)),
-            None => Ok(Vec::new()),
+            // What was dropped from the spool is in the store: an end at once is a gap.
+            None if *opened_at == offset && offset < spool_from => Err(ReadError::Cut(offset)),
+            // More has been stored since.
+            None => {
+                self.stored = None;
+                Ok(Vec::new())
+            }
         }
     }
 }

@@ -102,7 +102,10 @@ impl Spool {
     /// Finds an offset.
     pub(crate) fn locate(&self, offset: u64) -> Place {
         let files = self.shared.files();
-        let Some(oldest) = files.front() else { return Place::End };
+        let Some(oldest) = files.front() else {
+            let end = self.shared.progress.borrow().end;
+            return if offset < end { Place::Store { spool_from: end } } else { Place::End };
+        };
         if offset < oldest.first {
             return Place::Store { spool_from: oldest.first };
         }
@@ -118,7 +121,7 @@ impl Spool {
         self.shared.progress.send_modify(|p| p.stored = p.stored.max(offset));
         let spooled: u64 = self.shared.files().iter().map(|f| f.len).sum();
         if spooled > CAP_BYTES || free_bytes(&self.shared.dir).is_some_and(|free| free < LOW_DISK_BYTES) {
-            trim(&self.shared);
+            trim(&self.shared, 1);
         }
     }
 }
@@ -128,11 +131,11 @@ pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     rustix::fs::statvfs(path).ok().map(|s| s.f_bavail.saturating_mul(s.f_frsize))
 }
 
-/// Drops the files that are in the store, except the one being written.
-fn trim(shared: &Shared) {
+/// Drops the oldest files that are in the store, but keeps some.
+fn trim(shared: &Shared, keep: usize) {
     let stored = shared.progress.borrow().stored;
     let mut files = shared.files();
-    while files.len() > 1 && files.front().is_some_and(|f| f.end <= stored) {
+    while files.len() > keep && files.front().is_some_and(|f| f.end <= stored) {
         if let Some(old) = files.pop_front()
             && let Err(error) = std::fs::remove_file(&old.path)
         {
@@ -197,9 +200,9 @@ impl Writer {
         Ok((file, 0))
     }
 
-    /// Makes room: drops what is in the store already.
+    /// Makes room: drops what is in the store already, the file that is being written included.
     pub(crate) fn make_room(&self) {
-        trim(&self.shared);
+        trim(&self.shared, 0);
     }
 
     /// Nothing follows.

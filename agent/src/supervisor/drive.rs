@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tpi_proto::{
     id::RunId,
     machine::{MachineConfig, Timings},
-    state::{SlotState, SlotStatus},
+    state::{Phase, SlotState, SlotStatus},
 };
 use tpi_store::{Store, layout::TaskKeys, record::TaskRecord};
 
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     boot::Held,
     clock::Clock,
-    config::Paths,
+    config::{Paths, TestHooks},
     exec::{
         Job, Order,
         leftovers::{self, Reaper, SHELL_MARK, Scope},
@@ -68,9 +68,9 @@ pub enum End {
 }
 
 /// Lives a slot's life.
-pub(crate) async fn drive(config: MachineConfig, held: Held) -> std::io::Result<End> {
+pub(crate) async fn drive(config: MachineConfig, hooks: TestHooks, held: Held) -> std::io::Result<End> {
     let mut terminated = signal(SignalKind::terminate())?;
-    let mut driver = Driver::start(config, held).await?;
+    let mut driver = Driver::start(config, hooks, held).await?;
     driver.handle_all(&mut terminated).await;
     Ok(driver.leave().await)
 }
@@ -89,6 +89,7 @@ enum Turn {
 
 struct Driver {
     config: MachineConfig,
+    hooks: TestHooks,
     paths: Paths,
     store: Store,
     clock: Clock,
@@ -131,7 +132,7 @@ struct Driver {
 }
 
 impl Driver {
-    async fn start(config: MachineConfig, held: Held) -> std::io::Result<Self> {
+    async fn start(config: MachineConfig, hooks: TestHooks, held: Held) -> std::io::Result<Self> {
         let Held { store, clock, status, version, record, remarks, _lock } = held;
         let run = status.run();
         let paths = Paths::new(&config);
@@ -200,6 +201,7 @@ impl Driver {
             context: context_seen,
         };
         let mut driver = Self {
+            hooks,
             paths,
             clock,
             run,
@@ -237,6 +239,7 @@ impl Driver {
             driver.journal.note(remark);
         }
         driver.refresh();
+        driver.hooks.begins(Phase::Boot);
         driver.serve(handle);
         Ok(driver)
     }
@@ -449,6 +452,19 @@ impl Driver {
 
     fn act(&mut self, action: Action) {
         match action {
+            Action::Prepare => self.hooks.begins(Phase::Prepare),
+            Action::Restore => self.hooks.begins(Phase::Restore),
+            Action::Save { .. } => self.hooks.begins(Phase::Save),
+            Action::Release => self.hooks.begins(Phase::Release),
+            Action::Run
+            | Action::Abandon
+            | Action::EndScript { .. }
+            | Action::KillScript
+            | Action::AbandonSave
+            | Action::Settle
+            | Action::Leave => {}
+        }
+        match action {
             Action::Prepare => {
                 let Ok(record) = &self.record else { return };
                 let (store, config, spec, run) =
@@ -532,8 +548,10 @@ impl Driver {
         };
         let (image, clock) = (record.spec.container.clone(), self.clock.clone());
         let (events, orders) = (self.events.clone(), self.orders.subscribe());
+        let hooks = self.hooks;
         self.journal.note("the script starts".to_owned());
         self.work(async move {
+            hooks.begins(Phase::Run);
             let (end, pump) = work::run(job, image, writer, clock, events, orders).await;
             Event::ScriptEnded { end, pump }
         });

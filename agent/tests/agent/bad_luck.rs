@@ -210,3 +210,87 @@ async fn machines_share_the_slots_and_a_machine_too_many_leaves() -> Result<()> 
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn an_agent_that_dies_in_any_phase_is_continued_by_another() -> Result<()> {
+    for phase in Phase::ALL {
+        let mut task = Task::new(script("#!/bin/sh\necho $TPI_ATTEMPT >> tries\ncat tries\n")).await?;
+        task.lease_ttl = 1_000;
+        let mut first = task.start_with(&task.config("m1"), &[("__TPI_TEST_STOP_AT", phase.as_str())])?;
+        assert!(!first.ended().await?.success(), "{phase:?}");
+        let mut second = task.start("m2")?;
+        let status = task.finished(SlotIndex(0)).await?;
+        assert_eq!(outcome(&status), Outcome::Exited { code: 0 }, "{phase:?}");
+        // Once the end is in the store nothing is done again.
+        let attempt = if phase == Phase::Release { 1 } else { 2 };
+        assert_eq!(status.attempt, Attempt(attempt), "{phase:?}");
+        assert_eq!(text(&task.log(status.run()).await?), format!("{attempt}\n"), "{phase:?}");
+        assert_eq!(second.ended().await?.code(), Some(0), "{phase:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_full_disk_slows_the_script_and_loses_nothing() -> Result<()> {
+    let task = Task::new(script("#!/bin/sh\nseq 1 3000000\n")).await?;
+    let mut config = task.config("m1");
+    config.timings.log_flush = 50;
+    let spool = config.root.join("spool");
+    std::fs::create_dir_all(&spool)?;
+    // Room for less than the script prints; the mount ends with the test's own mount namespace.
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=5m", "tmpfs"])
+        .arg(&spool)
+        .output()?;
+    if !mounted.status.success() {
+        #[expect(clippy::print_stderr, reason = "a skipped test says so")]
+        {
+            eprintln!("SKIPPED: no small disk: {}", String::from_utf8_lossy(&mounted.stderr));
+        }
+        return Ok(());
+    }
+    let _unmount = Unmount(spool);
+    let mut agent = task.start_with(&config, &[])?;
+    let status = task.finished(SlotIndex(0)).await?;
+    assert_eq!(outcome(&status), Outcome::Exited { code: 0 });
+    agent.ended().await?;
+    assert!(agent.log().contains("cannot be written to the machine's disk"), "{}", agent.log());
+    let wanted: String = (1..=3_000_000).map(|n| format!("{n}\n")).collect();
+    assert!(text(&task.log(status.run()).await?) == wanted);
+    Ok(())
+}
+
+struct Unmount(std::path::PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        drop(std::process::Command::new("umount").arg("-l").arg(&self.0).status());
+    }
+}
+
+#[tokio::test]
+async fn a_preemption_notice_saves_and_leaves_and_the_end_releases() -> Result<()> {
+    let group = crate::harness::Group::start().await?;
+    let task = Task::new(script(
+        "#!/bin/sh\n[ $TPI_ATTEMPT = 1 ] || { cat kept; exit 0; }\n\
+         trap 'echo precious > kept; exit 1' TERM\necho ready\nwhile :; do sleep 0.05; done\n",
+    ))
+    .await?;
+    let mut config = task.config("m1");
+    config.preemption = Some(group.notice());
+    config.release = Some(group.release());
+    let mut first = task.start_with(&config, &[])?;
+    task.status(SlotIndex(0), |s| s.log_stored == 6).await?;
+    group.preempt();
+    assert_eq!(first.ended().await?.code(), Some(75), "{}", first.log());
+    assert_eq!(group.released(), Vec::<String>::new());
+    let mut next = task.config("m2");
+    next.release = Some(group.release());
+    let mut second = task.start_with(&next, &[])?;
+    let status = task.finished(SlotIndex(0)).await?;
+    assert_eq!(outcome(&status), Outcome::Exited { code: 0 });
+    assert_eq!(text(&task.log(status.run()).await?), "precious\n");
+    assert_eq!(second.ended().await?.code(), Some(0));
+    assert_eq!(group.released(), [format!("POST /release/{}/0/2", next.machine)]);
+    Ok(())
+}

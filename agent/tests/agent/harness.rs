@@ -15,7 +15,10 @@ use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 use tpi_proto::{
     id::{MachineId, RunId, SlotIndex, TaskId},
-    machine::{Addresses, Credentials, MACHINE_CONFIG_VERSION, MachineConfig, Timings},
+    machine::{
+        Addresses, Credentials, HttpCall, MACHINE_CONFIG_VERSION, MachineConfig, PreemptionNotice, Signing,
+        Timings,
+    },
     spec::{CloudName, Ingress, Spot, StorageSpec, TaskSpec},
     state::{Outcome, SlotState, SlotStatus},
 };
@@ -201,6 +204,96 @@ impl Task {
     pub(crate) async fn log(&self, run: RunId) -> Result<Vec<Record>> {
         Ok(read_stored(&self.store, &self.id, run, 0).try_collect().await?)
     }
+}
+
+/// A group's HTTP side: takes machines out, and tells when they are taken back.
+pub(crate) struct Group {
+    address: std::net::SocketAddr,
+    shared: std::sync::Arc<Shared>,
+    server: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    preempted: std::sync::atomic::AtomicBool,
+    released: std::sync::Mutex<Vec<String>>,
+}
+
+impl Group {
+    pub(crate) async fn start() -> Result<Self> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let shared = std::sync::Arc::new(Shared::default());
+        let state = std::sync::Arc::clone(&shared);
+        let server = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                // One request per connection, one after the other: enough for an agent.
+                drop(answer(stream, &state).await);
+            }
+        });
+        Ok(Self { address, shared, server })
+    }
+
+    fn call(&self, method: &str, path: &str) -> HttpCall {
+        HttpCall {
+            method: method.to_owned(),
+            url: format!("http://{}{path}", self.address),
+            headers: BTreeMap::from([("x-token".to_owned(), "t".to_owned())]),
+            body: String::new(),
+            signing: Signing::None,
+        }
+    }
+
+    pub(crate) fn notice(&self) -> PreemptionNotice {
+        let call = self.call("GET", "/notice");
+        PreemptionNotice { call, contains: Some("terminate".to_owned()), interval_millis: 100 }
+    }
+
+    pub(crate) fn release(&self) -> HttpCall {
+        self.call("POST", "/release/{machine}/{slot}/{attempt}")
+    }
+
+    pub(crate) fn preempt(&self) {
+        self.shared.preempted.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    pub(crate) fn released(&self) -> Vec<String> {
+        self.shared.released.lock().map(|r| r.clone()).unwrap_or_default()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn answer(mut stream: tokio::net::TcpStream, shared: &Shared) -> Result<()> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut request = Vec::new();
+    while !request.windows(4).any(|w| w == b"\r\n\r\n") {
+        if stream.read_buf(&mut request).await? == 0 {
+            return Ok(());
+        }
+    }
+    let request = String::from_utf8(request)?;
+    let line = request.lines().next().unwrap_or_default().trim_end_matches(" HTTP/1.1").to_owned();
+    let preempted = shared.preempted.load(std::sync::atomic::Ordering::Relaxed);
+    let (status, body) = match line.as_str() {
+        "GET /notice" if preempted => ("200 OK", "terminate at once"),
+        "GET /notice" => ("200 OK", "nothing"),
+        _ if line.starts_with("POST /release/") && request.contains("x-token: t") => {
+            if let Ok(mut released) = shared.released.lock() {
+                released.push(line);
+            }
+            ("200 OK", "")
+        }
+        _ => ("404 Not Found", ""),
+    };
+    let length = body.len();
+    let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+    stream.write_all(head.as_bytes()).await?;
+    Ok(())
 }
 
 /// Bytes of one stream.

@@ -184,3 +184,24 @@ async fn much_output_needs_little_memory() -> Result<()> {
     assert!(peak <= 80 << 20, "{peak} bytes");
     Ok(())
 }
+
+#[tokio::test]
+async fn an_agent_that_listens_says_where_and_ends_as_quickly() -> Result<()> {
+    let task = Task::new(script("#!/bin/sh\nwhile [ ! -e go ]; do sleep 0.05; done\n")).await?;
+    let mut config = task.config("m1");
+    config.listen = Some("127.0.0.1:0".parse()?);
+    config.addresses = tpi_proto::machine::Addresses::Static { hosts: vec!["127.0.0.1".to_owned()] };
+    let mut agent = task.start_with(&config, &[])?;
+    let running = task
+        .status(SlotIndex(0), |s| s.state == (tpi_proto::state::SlotState::Active { phase: Phase::Run }))
+        .await?;
+    let key = task.keys.identity(running.run());
+    let (identity, _) =
+        task.store.get_json::<tpi_store::record::Identity>(&key).await?.expect("published before the script");
+    let address: std::net::SocketAddr = identity.addresses[0].parse()?;
+    drop(tokio::net::TcpStream::connect(address).await?);
+    std::fs::write(agent.root.join("work/go"), "")?;
+    assert_eq!(outcome(&task.finished(SlotIndex(0)).await?), Outcome::Exited { code: 0 });
+    assert!(agent.ended().await?.success());
+    Ok(())
+}

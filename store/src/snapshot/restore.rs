@@ -280,18 +280,17 @@ async fn write_large(
         return Ok(());
     };
     let (size, hash) = (*size, *hash);
-    // Owned, for a closure over borrowed pairs would keep this future from being `Send`.
-    let wanted: Vec<_> = chunks
-        .iter()
-        .map(|(object, length)| (manifest.object(*object).to_owned(), *length as usize))
-        .collect();
-    let mut data = stream::iter(wanted)
-        .map(|(key, length)| async move {
-            let stored = fetch(store, &key, length).await?;
-            blocking(move || {
-                object_hash(&key).and_then(|hash| decode_chunk(stored, length, &hash)).ok_or_else(|| {
-                    let cause = "its bytes do not match its name".to_owned();
-                    SnapshotError::Damaged { name: key, cause }
+    // Copied: a closure over references would keep the whole future from being `Send`.
+    let mut data = stream::iter(chunks.iter().copied())
+        .map(|(object, length)| {
+            let (key, length) = (manifest.object(object).to_owned(), length as usize);
+            async move {
+                let stored = fetch(store, &key, length).await?;
+                blocking(move || {
+                    object_hash(&key).and_then(|hash| decode_chunk(stored, length, &hash)).ok_or_else(|| {
+                        let cause = "its bytes do not match its name".to_owned();
+                        SnapshotError::Damaged { name: key, cause }
+                    })
                 })
             })
             .await
