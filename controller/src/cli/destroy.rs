@@ -83,7 +83,9 @@ async fn destroy(context: &Context, name: &str, options: &DestroyOptions) -> Res
     {
         exit = pull::tell(context, results);
     }
-    for warning in &report.warnings {
+    // What came with the results has been told with them.
+    let told = report.results.as_ref().map_or(&[][..], |results| &results.warnings[..]);
+    for warning in report.warnings.iter().filter(|warning| !told.contains(warning)) {
         ui.warning(warning);
     }
     if !report.proof.nothing_left {

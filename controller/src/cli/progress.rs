@@ -98,7 +98,10 @@ impl Observer for Shown {
                 }
             }
             Progress::SendPlan { plan } => {
-                self.ui.status(&format!("workspace: {}", plan_line(&plan)));
+                // Without a work directory there is nothing to tell.
+                if plan.files > 0 {
+                    self.ui.status(&format!("workspace: {}", plan_line(&plan)));
+                }
                 if self.lines && self.ui.is_json() {
                     #[derive(Serialize)]
                     struct Plan {
@@ -141,7 +144,8 @@ impl Observer for Shown {
                 tracing::info!(%slot, written = report.written, unchanged = report.unchanged, "results are home");
             }
             Progress::StopSent { run, direct } => {
-                let how = if direct { "asked to stop" } else { "will find the request to stop in the store" };
+                let how =
+                    if direct { "was asked to stop" } else { "will find the request to stop in the store" };
                 self.ui.status(&format!("the machine of slot {}, attempt {}, {how}", run.slot, run.attempt));
             }
             Progress::WaitingForSlots { slots } => {

@@ -55,16 +55,18 @@ pub(super) fn tell(context: &Context, report: &PullReport) -> Exit {
     for slot in &report.slots {
         let done = &slot.report;
         let of = if report.slots.len() > 1 { format!(" of slot {}", slot.slot) } else { String::new() };
-        let same = match done.unchanged {
-            0 => String::new(),
-            number => format!(" ({} unchanged)", human::grouped(number)),
-        };
-        ui.status(&format!(
-            "results{of}: {}, {}, in {}{same}",
-            human::count(done.written, "file"),
-            human::bytes(done.bytes),
-            shortest(&slot.to)
-        ));
+        let to = shortest(&slot.to);
+        let same = human::count(done.unchanged, "file");
+        ui.status(&match (done.written, done.unchanged) {
+            (0, 0) => format!("results{of}: no files"),
+            (0, _) => format!("results{of}: {same} in {to}, none changed"),
+            (written, unchanged) => {
+                let files = human::count(written, "file");
+                let bytes = human::bytes(done.bytes);
+                let more = if unchanged > 0 { format!("; {same} unchanged") } else { String::new() };
+                format!("results{of}: {files}, {bytes}, in {to}{more}")
+            }
+        });
         for (kept, beside) in &done.kept {
             ui.warning(&format!(
                 "{} was changed here and is kept; the result is {}",

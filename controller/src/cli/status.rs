@@ -88,7 +88,9 @@ fn text(ui: &Ui, report: &StatusReport, now: Timestamp) -> String {
     };
     let state = ui.paint_data(color.on_default().bold(), words::task_state(&report.state));
     let mut lines = vec![("task", report.id.to_string()), ("state", state)];
-    if let TaskState::Finished { outcome } = &report.state {
+    if let TaskState::Finished { outcome } = &report.state
+        && *outcome != TaskOutcome::Succeeded
+    {
         lines.push(("outcome", words::task_outcome(outcome)));
     }
     lines.push(("cloud", report.cloud.to_string()));

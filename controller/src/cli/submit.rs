@@ -287,11 +287,6 @@ fn tell(context: &Context, submitted: &Submitted) -> Result<(), CliError> {
         }
         SubmitOutcome::Running => {
             ui.status(&format!("task {id} runs already: nothing was started"));
-            if !differs.is_empty() {
-                ui.warning(&format!(
-                    "it was submitted with other settings ({differs}), which stay as they are"
-                ));
-            }
         }
         SubmitOutcome::Ended => {
             if !differs.is_empty() {

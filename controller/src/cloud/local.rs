@@ -109,7 +109,11 @@ impl Local {
             .iter()
             .map(|entry| {
                 let mut entry = entry.clone();
-                if entry.is_alive() && process::of_machine(&entry.id, entry.agent).is_empty() {
+                // Looking through all processes is only for machines whose agent is gone.
+                if entry.is_alive()
+                    && !entry.agent.is_some_and(ProcessId::is_alive)
+                    && process::of_machine(&entry.id, entry.agent).is_empty()
+                {
                     let running = state.process.is_some_and(ProcessId::is_alive);
                     // One that is being launched right now has no process yet.
                     if !(running && entry.agent.is_none()) {
