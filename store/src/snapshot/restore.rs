@@ -292,8 +292,8 @@ async fn write_large(
                         SnapshotError::Damaged { name: key, cause }
                     })
                 })
-            })
-            .await
+                .await
+            }
         })
         .buffered(CHUNKS_AT_ONCE);
     let shared = Arc::clone(site);
