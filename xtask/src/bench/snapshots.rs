@@ -15,6 +15,9 @@ use super::{Bench, corpus, size};
 use crate::process::{self, quietly};
 use crate::{debian, moto};
 
+/// What the script makes: a work directory that nothing has changed is not saved.
+const MARK: &str = "made-by-the-script";
+
 #[derive(Clone, Copy)]
 enum Place {
     Folder,
@@ -82,6 +85,7 @@ fn tar(bench: &mut Bench<'_>, what: &str, data: &Path, folder: &Path) {
         let mut shell = again(&shell);
         let time = timed(shell.args(["-ec", fetch, "sh"]).arg(&archive).arg(&back))?;
         seconds(bench, &format!("{what}, file: fetch"), "tar|zstd", time);
+        compare(data, &back)?;
         std::fs::remove_file(archive)?;
         Ok(std::fs::remove_dir_all(back)?)
     });
@@ -115,6 +119,7 @@ fn rclone(bench: &mut Bench<'_>, what: &str, data: &Path, folder: &Path, place: 
         edit(data)?;
         seconds(bench, &format!("{what}, {name}: send after one edit"), "rclone", copy(data, &remote)?);
         seconds(bench, &format!("{what}, {name}: fetch"), "rclone", copy(&remote, &back)?);
+        compare(data, &back)?;
         if there.exists() {
             std::fs::remove_dir_all(there)?;
         }
@@ -125,6 +130,8 @@ fn rclone(bench: &mut Bench<'_>, what: &str, data: &Path, folder: &Path, place: 
 fn product(bench: &mut Bench<'_>, what: &str, data: &Path, folder: &Path, place: Place, endpoint: &str) {
     let name = place.name();
     bench.part(&format!("{what}, {name}"), "tpi", |bench| {
+        // `destroy` has brought home what an earlier task made.
+        drop(std::fs::remove_file(data.join(MARK)));
         let mut product = Product::new(bench, &format!("snapshots-{name}-{}", what.len()))?;
         if let Place::S3 = place {
             product.set("TPI_STORE", &format!("s3://{}/bench", bucket(endpoint, "product")?));
@@ -134,7 +141,8 @@ fn product(bench: &mut Bench<'_>, what: &str, data: &Path, folder: &Path, place:
         }
         let (nothing, back) = (fresh(&folder.join("nothing"))?, fresh(&folder.join("back"))?);
         let arguments = |workdir: &Path| {
-            ["--workdir", &workdir.to_string_lossy(), "--results", ".", "--", "true"].map(str::to_owned)
+            ["--workdir", &workdir.to_string_lossy(), "--results", ".", "--", "touch", MARK]
+                .map(str::to_owned)
         };
         let mut submit = |name: &str, workdir: &Path| {
             let arguments = arguments(workdir);
@@ -148,6 +156,8 @@ fn product(bench: &mut Bench<'_>, what: &str, data: &Path, folder: &Path, place:
         quietly(&mut product.command(&["attach", "first"]))?;
         let mut pull = product.command(&["pull", "first", "--to"]);
         seconds(bench, &format!("{what}, {name}: fetch"), "tpi", timed(pull.arg(&back))?);
+        std::fs::remove_file(back.join(MARK)).context("the script's own file did not come back")?;
+        compare(data, &back)?;
         Ok(std::fs::remove_dir_all(back)?)
     });
 }
@@ -176,6 +186,29 @@ fn fresh(folder: &Path) -> Result<PathBuf> {
     }
     std::fs::create_dir_all(folder)?;
     Ok(folder.to_owned())
+}
+
+/// The same files came back, by number and size; what is in them may have been edited since.
+fn compare(data: &Path, back: &Path) -> Result<()> {
+    fn sum(folder: &Path, files: &mut u64, bytes: &mut u64) -> Result<()> {
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                sum(&entry.path(), files, bytes)?;
+            } else {
+                *files += 1;
+                *bytes += entry.metadata()?.len();
+            }
+        }
+        Ok(())
+    }
+    let (mut sent, mut came) = ((0, 0), (0, 0));
+    sum(data, &mut sent.0, &mut sent.1)?;
+    sum(back, &mut came.0, &mut came.1)?;
+    if sent != came {
+        bail!("{} files of {} bytes came back of {} of {}", came.0, came.1, sent.0, sent.1);
+    }
+    Ok(())
 }
 
 /// Changes a few bytes in the middle of the first file.

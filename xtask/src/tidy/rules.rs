@@ -131,7 +131,7 @@ const BANS: &[Ban] = &[
     Ban {
         what: "printing outside the command line",
         names: &["println!", "eprintln!", "print!", "eprint!", "std::io::stdout", "io::stdout"],
-        within: &["proto/", "store/", "agent/", "controller/", "cloud-init/"],
+        within: &["proto/src/", "store/src/", "agent/src/", "controller/src/", "cloud-init/src/"],
         except: &["controller/src/cli.rs", "controller/src/cli/"],
         tests_may: true,
         fix: "return it to controller/src/cli, which prints, or say it with tracing",
