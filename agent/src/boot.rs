@@ -79,7 +79,7 @@ pub(crate) struct Held {
 }
 
 /// Boots.
-pub(crate) async fn boot(config: &MachineConfig, hooks: TestHooks) -> Result<Booted, BootError> {
+pub(crate) async fn boot(config: &MachineConfig, hooks: &TestHooks) -> Result<Booted, BootError> {
     let started = Instant::now();
     let give_up = started + Timings::of(config.timings.boot_budget);
     let paths = Paths::new(config);

@@ -123,12 +123,15 @@ impl Paths {
 }
 
 /// Switches that only tests use. This is the one place that reads them.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct TestHooks {
     /// `__TPI_TEST_CLOCK_OFFSET`: seconds by which this computer's clock is taken to be wrong.
     pub clock_offset: SignedDuration,
     /// `__TPI_TEST_STOP_AT`: name of the phase at whose begin the agent dies, as if killed.
     pub stop_at: Option<Phase>,
+    /// `__TPI_TEST_STOP_ONCE`: a file that the first agent to die leaves behind, so that its successors, which
+    /// have the same variables, live.
+    pub stop_once: Option<PathBuf>,
 }
 
 impl TestHooks {
@@ -139,12 +142,16 @@ impl TestHooks {
         let seconds = read("__TPI_TEST_CLOCK_OFFSET").and_then(|v| v.parse().ok()).unwrap_or(0);
         let stop_at =
             read("__TPI_TEST_STOP_AT").and_then(|v| Phase::ALL.into_iter().find(|p| p.as_str() == v));
-        Self { clock_offset: SignedDuration::from_secs(seconds), stop_at }
+        let stop_once = read("__TPI_TEST_STOP_ONCE").map(PathBuf::from);
+        Self { clock_offset: SignedDuration::from_secs(seconds), stop_at, stop_once }
     }
 
     /// Dies here, if a test asked for that.
     pub(crate) fn begins(&self, phase: Phase) {
-        if self.stop_at == Some(phase) {
+        let first = || {
+            self.stop_once.as_ref().is_none_or(|mark| std::fs::File::create_new(mark).is_ok())
+        };
+        if self.stop_at == Some(phase) && first() {
             std::process::abort();
         }
     }

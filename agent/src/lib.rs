@@ -50,7 +50,7 @@ pub enum AgentError {
 /// [`AgentError`]: the machine was not given back.
 pub async fn run(config: MachineConfig, hooks: TestHooks) -> Result<End, AgentError> {
     exec::leftovers::adopt_orphans().map_err(AgentError::Start)?;
-    match boot::boot(&config, hooks).await? {
+    match boot::boot(&config, &hooks).await? {
         Booted::Held(held) => supervisor::drive(config, hooks, *held).await.map_err(AgentError::Start),
         Booted::NothingToDo(cause) => {
             tracing::info!("there is nothing to do: {cause}");

@@ -32,11 +32,13 @@ fn an_agent_killed_in_any_phase_is_replaced_and_the_script_continues() -> Result
     for phase in [Phase::Boot, Phase::Prepare, Phase::Restore, Phase::Run, Phase::Save, Phase::Release] {
         let mut rig = Rig::new()?;
         // The first machine kills itself when it enters the phase; its successors do not.
-        rig.set("__TPI_TEST_STOP_AT", &format!("agent-{}", phase.as_str()));
+        let mark = rig.folder().join("died").to_string_lossy().into_owned();
+        rig.set("__TPI_TEST_STOP_AT", phase.as_str()).set("__TPI_TEST_STOP_ONCE", &mark);
         let task = rig.submit("phases", CHECKPOINTS, &["--workdir", ".", "--results", "results"])?;
         let end = rig.wait_finished(&task).with_context(|| format!("killed in {}", phase.as_str()))?;
         ensure!(finished_well(&end.state), "killed in {}: {end:?}", phase.as_str());
         rig.wait_empty()?;
+        ensure!(rig.folder().join("died").exists(), "a machine died in {}", phase.as_str());
         rig.run(["pull", "phases"])?.success()?;
         let last = fs::read_to_string(rig.work().join("results/checkpoint"))?;
         ensure!(last == "10\n", "killed in {}: {last:?}", phase.as_str());
@@ -51,7 +53,7 @@ fn a_machine_killed_while_running_continues_from_its_checkpoint() -> Result<()> 
     let task = rig.submit("killed", CHECKPOINTS, &["--workdir", ".", "--results", "results"])?;
     rig.wait_slot(&task, 0, "something saved", |s| s.saved.is_some_and(|g| g >= 2))?;
     let attached = rig.start(["attach", "killed"])?;
-    for pid in rig.processes("tpi-agent") {
+    for pid in rig.processes("agent-") {
         kill_process(pid, Signal::KILL)?;
     }
     let end = rig.wait_finished(&task)?;
@@ -191,7 +193,7 @@ fn a_stopped_agent_does_not_outlive_the_deadline() -> Result<()> {
     )?;
     rig.wait_running(&task)?;
     // Neither the agent nor anything it could do: only the group is left to end it.
-    for pid in rig.processes("tpi-agent") {
+    for pid in rig.processes("agent-") {
         kill_process(pid, Signal::STOP)?;
     }
     rig.wait_empty()
@@ -223,7 +225,7 @@ fn a_store_that_goes_away_for_a_while_costs_nothing() -> Result<()> {
     release(&rig, &task)?;
     // Longer than a lease: a healthy task is not killed because its store is away.
     std::thread::park_timeout(Duration::from_secs(6));
-    ensure!(rig.processes("tpi-agent").len() == 1, "the machine is still there");
+    ensure!(rig.processes("agent-").len() == 1, "the machine is still there");
     fs::remove_file(rig.store())?;
     fs::rename(&hidden, rig.store())?;
     let end = rig.wait_finished(&task)?;
@@ -236,7 +238,7 @@ fn a_store_that_goes_away_for_a_while_costs_nothing() -> Result<()> {
 
 fn release(rig: &Rig, id: &TaskId) -> Result<()> {
     for machine in fs::read_dir(rig.group(id).join("machines"))? {
-        let work = machine?.path().join("work");
+        let work = machine?.path().join("root/work");
         if work.is_dir() {
             fs::write(work.join("go"), "")?;
         }
@@ -278,7 +280,7 @@ fn a_gigabyte_is_slowed_down_but_not_dropped() -> Result<()> {
         if let Some(status) = child.try_wait()? {
             break status;
         }
-        for pid in rig.processes("tpi-agent") {
+        for pid in rig.processes("agent-") {
             peak = peak.max(resident(pid.as_raw_nonzero().get()));
         }
         std::thread::park_timeout(Duration::from_millis(50));

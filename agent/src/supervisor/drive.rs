@@ -548,7 +548,7 @@ impl Driver {
         };
         let (image, clock) = (record.spec.container.clone(), self.clock.clone());
         let (events, orders) = (self.events.clone(), self.orders.subscribe());
-        let hooks = self.hooks;
+        let hooks = self.hooks.clone();
         self.journal.note("the script starts".to_owned());
         self.work(async move {
             hooks.begins(Phase::Run);
