@@ -148,9 +148,13 @@ fn of_store(kind: StoreErrorKind) -> (ErrorKind, Option<&'static str>) {
         StoreErrorKind::NoSpace => (ErrorKind::User, Some("make room on the disk")),
         StoreErrorKind::Unsupported => (ErrorKind::User, Some("check the URL of the store")),
         StoreErrorKind::Corrupt => (ErrorKind::Unverified, None),
-        StoreErrorKind::NotFound
-        | StoreErrorKind::AlreadyExists
-        | StoreErrorKind::Conflict
-        | StoreErrorKind::Other => (ErrorKind::Internal, None),
+        StoreErrorKind::NotFound | StoreErrorKind::AlreadyExists | StoreErrorKind::Conflict => {
+            (ErrorKind::Internal, None)
+        }
+        // A store that fails in a way of its own (a folder that cannot be made, an answer nobody knows) is no
+        // defect of ours.
+        StoreErrorKind::Other => {
+            (ErrorKind::Unreachable, Some("check the URL of the store, and who may write there"))
+        }
     }
 }

@@ -63,6 +63,9 @@ pub(super) fn version(content: &[u8]) -> String {
 
 impl Folder {
     pub(super) fn open(root: &Path) -> io::Result<Self> {
+        if root.is_file() {
+            return Err(io::Error::other("there is a file where the folder should be"));
+        }
         fs::create_dir_all(root)?;
         let root = fs::canonicalize(root)?;
         let reader = LocalFileSystem::new_with_prefix(&root).map_err(io::Error::other)?;

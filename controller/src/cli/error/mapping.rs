@@ -15,16 +15,7 @@ use crate::{
 
 impl From<EngineError> for CliError {
     fn from(error: EngineError) -> Self {
-        // A store that fails in a way of its own (a folder that cannot be made, an answer nobody knows) is no
-        // defect of ours.
-        let stored = error.source.as_deref().and_then(|source| source.downcast_ref::<StoreError>());
-        let kind = match (error.kind, stored.map(|error| error.kind)) {
-            (ErrorKind::Internal, Some(StoreErrorKind::Other)) => ErrorKind::Unreachable,
-            (kind, _) => kind,
-        };
-        let store =
-            if kind == error.kind { None } else { Some("check the store's URL, and who may write there") };
-        let exit = match kind {
+        let exit = match error.kind {
             ErrorKind::User | ErrorKind::Ambiguous | ErrorKind::BeingDestroyed => Exit::Request,
             ErrorKind::CloudRefused => Exit::Cloud,
             ErrorKind::Unreachable => Exit::Unreachable,
@@ -37,10 +28,10 @@ impl From<EngineError> for CliError {
         let removal = format!("`{PROGRAM} destroy");
         let told = error.hints.iter().any(|hint| hint.contains(&removal));
         let unhinted = error.hints.is_empty();
-        for hint in error.hints.into_iter().chain(store.map(str::to_owned)) {
+        for hint in error.hints {
             report = report.hint(hint);
         }
-        match (kind, error.task) {
+        match (error.kind, error.task) {
             (ErrorKind::LeftBehind, Some(task)) if !told => report.hint(format!(
                 "something may be left behind; this removes it, or says what is left: {removal} {task}`"
             )),
