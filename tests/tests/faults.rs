@@ -354,13 +354,12 @@ impl Drop for SmallDisk<'_> {
 
 #[test]
 fn a_full_disk_pauses_the_script_and_loses_nothing() -> Result<()> {
-    let mut rig = Rig::new()?;
+    let rig = Rig::new()?;
     let local = rig.state().join("local");
     let Some(disk) = SmallDisk::mount(&local, "160m") else {
         skipped("a disk that is full: mounting one is not allowed here");
         return Ok(());
     };
-    rig.set("UNUSED", "1");
     // More output than the disk has room for: the spool has to be trimmed behind what is in the store.
     let script =
         "#!/bin/sh\nyes 'a line of a chatty script, again and again' | head -c 268435456\necho; echo end\n";
