@@ -1,8 +1,8 @@
 //! The program is killed at every step of submit and destroy, and run again: it finishes, nothing is made
 //! twice, and nothing is left. The agent is a shell script that stays; results are another test's matter.
+#![cfg(feature = "local")]
 #![expect(clippy::unwrap_used, reason = "a test")]
 #![expect(clippy::disallowed_methods, reason = "pauses between looks at a condition of other processes")]
-#![cfg(feature = "local")]
 
 use std::{
     fs,

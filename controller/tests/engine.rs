@@ -1,6 +1,6 @@
 //! The engine on the local cloud with the real agent: `$TPI_AGENT`, or `tpi-agent` where cargo puts it.
-#![expect(clippy::unwrap_used, reason = "a test")]
 #![cfg(feature = "local")]
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::{
     fs,

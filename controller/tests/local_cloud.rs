@@ -1,8 +1,8 @@
 //! The local cloud with real processes. The agent is a shell script here: the group does not know what it
 //! starts, and these tests are about the group.
+#![cfg(feature = "local")]
 #![expect(clippy::unwrap_used, reason = "a test")]
 #![expect(clippy::disallowed_methods, reason = "pauses between looks at a condition of other processes")]
-#![cfg(feature = "local")]
 
 use std::{
     fs,

@@ -14,91 +14,30 @@
 //! A version may come back when the same bytes are written again (not in memory), so what is swapped carries a
 //! counter or the writer's name.
 
+mod clock;
 mod errors;
 mod folder;
+mod json;
 mod key;
+mod listing;
+mod s3;
 
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use bytes::Bytes;
-use futures::{
-    FutureExt, StreamExt, TryStreamExt,
-    stream::{self, BoxStream},
-};
-use jiff::{SignedDuration, Timestamp};
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use jiff::Timestamp;
 use object_store::{
-    Attribute, Attributes, BackoffConfig, ClientOptions, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt,
-    PutMode, PutOptions, PutPayload, RetryConfig, UpdateVersion, WriteMultipart,
-    aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut},
-    memory::InMemory,
+    ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, UpdateVersion, aws::AmazonS3, memory::InMemory,
     path::Path as ObjectPath,
 };
-use serde::{Serialize, de::DeserializeOwned};
-use tokio::io::AsyncReadExt;
 use url::Url;
 
+pub use errors::{StoreError, StoreErrorKind};
 use folder::{Content, Folder, Outcome, Over};
-
-/// Larger objects go to S3 in parts of this size, so that one request is never long on a slow link.
-const PART: usize = 8 << 20;
-/// Parts of one object that travel at once.
-const PARTS_AT_ONCE: usize = 3;
-/// Deletions at once in a folder.
-const DELETIONS_AT_ONCE: usize = 16;
-/// Metadata that marks a conditional write.
-const MARK: &str = "tpi-write";
-
-/// What a caller can act on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum StoreErrorKind {
-    /// No such object.
-    NotFound,
-    /// A create-only write met an object.
-    AlreadyExists,
-    /// A compare-and-swap met another version.
-    Conflict,
-    /// The credentials are missing, expired or wrong.
-    Unauthenticated,
-    /// They do not allow this.
-    PermissionDenied,
-    /// The disk is full.
-    NoSpace,
-    /// The content is not what its name or version promises.
-    Corrupt,
-    /// The store cannot be reached or is overloaded; trying again may help.
-    Unavailable,
-    /// The URL is wrong, or the backend lacks something that is needed.
-    Unsupported,
-    /// Anything else.
-    Other,
-}
-
-/// What was being done to what, and why it failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{operation} {key}")]
-pub struct StoreError {
-    /// What a caller can act on.
-    pub kind: StoreErrorKind,
-    /// `reading`, `writing`, `listing`, …
-    pub operation: &'static str,
-    /// Key or URL.
-    pub key: String,
-    /// Cause.
-    #[source]
-    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
-}
-
-impl StoreError {
-    /// Whether trying again may help.
-    #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        matches!(self.kind, StoreErrorKind::Unavailable)
-    }
-}
 
 /// Opaque version of an object, for compare-and-swap.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,7 +118,8 @@ impl Store {
                 if !prefix.is_empty() {
                     key::object("opening", "", &prefix)?;
                 }
-                let s3 = s3(bucket, settings).map_err(|e| StoreError::of("opening", url.as_str(), e))?;
+                let s3 =
+                    s3::open(bucket, settings).map_err(|e| StoreError::of("opening", url.as_str(), e))?;
                 Ok(Self::over(url.clone(), prefix, Backend::S3(s3)))
             }
             other => Err(refuse(&format!("{other:?} is none of memory, file and s3"))),
@@ -331,8 +271,7 @@ impl Store {
                 };
             }
             Backend::Memory(memory) => memory.put(&path, content.into()).await.map(|result| result.e_tag),
-            Backend::S3(s3) if content.len() > PART + PART / 2 => put_parts(s3, &path, content).await,
-            Backend::S3(s3) => s3.put(&path, content.into()).await.map(|result| result.e_tag),
+            Backend::S3(s3) => s3::put(s3, &path, content).await,
         };
         let tag = tag.map_err(|e| StoreError::of("writing", key, e))?;
         require_tag("writing", key, tag).map(Version)
@@ -354,40 +293,7 @@ impl Store {
                 let content = tokio::fs::read(file).await.map_err(local)?;
                 self.put(key, content.into()).await.map(|_| ())
             }
-            Backend::S3(s3) => {
-                let mut file = tokio::fs::File::open(file).await.map_err(local)?;
-                let size = file.metadata().await.map_err(local)?.len();
-                if size <= PART as u64 {
-                    let mut content = Vec::new();
-                    file.read_to_end(&mut content).await.map_err(local)?;
-                    return self.put(key, content.into()).await.map(|_| ());
-                }
-                let remote = |e| StoreError::of("writing", key, e);
-                let upload = s3.put_multipart(&path).await.map_err(remote)?;
-                let mut parts = WriteMultipart::new_with_chunk_size(upload, PART);
-                loop {
-                    let mut part = bytes::BytesMut::with_capacity(PART);
-                    while part.len() < PART {
-                        match file.read_buf(&mut part).await {
-                            Ok(0) => break,
-                            Ok(_) => {}
-                            Err(e) => {
-                                abort(parts).await;
-                                return Err(local(e));
-                            }
-                        }
-                    }
-                    if part.is_empty() {
-                        break;
-                    }
-                    parts.put(part.freeze());
-                    if let Err(e) = parts.wait_for_capacity(PARTS_AT_ONCE).await {
-                        abort(parts).await;
-                        return Err(remote(e));
-                    }
-                }
-                parts.finish().await.map(|_| ()).map_err(remote)
-            }
+            Backend::S3(s3) => s3::put_file(s3, &path, key, file).await,
         }
     }
 
@@ -414,7 +320,7 @@ impl Store {
                 .put_opts(&path, content.into(), PutMode::Create.into())
                 .await
                 .map(|result| result.e_tag),
-            Backend::S3(s3) => put_marked(s3, &path, content, PutMode::Create).await,
+            Backend::S3(s3) => s3::put_marked(s3, &path, content, PutMode::Create).await,
         };
         let tag = result.map_err(|e| {
             let e = StoreError::of("creating", key, e);
@@ -452,7 +358,7 @@ impl Store {
             Backend::Memory(memory) => {
                 memory.put_opts(&path, content.into(), mode.into()).await.map(|result| result.e_tag)
             }
-            Backend::S3(s3) => put_marked(s3, &path, content, mode).await,
+            Backend::S3(s3) => s3::put_marked(s3, &path, content, mode).await,
         };
         let tag = result.map_err(|e| {
             let e = StoreError::of("updating", key, e);
@@ -491,197 +397,6 @@ impl Store {
         }
     }
 
-    /// Everything below a prefix; how many there were. Absent is success.
-    ///
-    /// # Errors
-    /// What the backend meets; what was deleted until then is gone.
-    pub async fn delete_prefix(&self, prefix: &str) -> Result<u64, StoreError> {
-        let listed = self.list(prefix, None);
-        match &self.inner.backend {
-            Backend::S3(s3) => {
-                let mut count = 0;
-                // In lots, so that an error of the listing is not lost in the deletion's stream.
-                let mut lots = listed.try_chunks(1000);
-                while let Some(lot) = lots.next().await {
-                    let lot = lot.map_err(|e| e.1)?;
-                    let mut paths = Vec::with_capacity(lot.len());
-                    for info in &lot {
-                        paths.push(Ok(self.path("deleting", &info.key)?));
-                    }
-                    let mut deleted = s3.delete_stream(stream::iter(paths).boxed());
-                    while let Some(result) = deleted.next().await {
-                        match result {
-                            Ok(_) | Err(object_store::Error::NotFound { .. }) => count += 1,
-                            Err(e) => return Err(StoreError::of("deleting", prefix, e)),
-                        }
-                    }
-                }
-                Ok(count)
-            }
-            Backend::Memory(_) | Backend::Folder(_) => {
-                listed
-                    .map_ok(|info| async move { self.delete(&info.key).await.map(|()| 1) })
-                    .try_buffer_unordered(DELETIONS_AT_ONCE)
-                    .try_fold(0, |sum, one| async move { Ok(sum + one) })
-                    .await
-            }
-        }
-    }
-
-    /// Objects below a folder-like prefix, in order of their keys, after a key when given.
-    ///
-    /// A folder is read whole before the first object comes; S3 is read a thousand at a time.
-    pub fn list(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-    ) -> BoxStream<'static, Result<ObjectInfo, StoreError>> {
-        let paths = key::folder("listing", &self.inner.prefix, prefix).and_then(|folder| {
-            let after = after.map(|key| self.path("listing", key)).transpose()?;
-            Ok((folder, after))
-        });
-        let (folder, after) = match paths {
-            Ok(paths) => paths,
-            Err(e) => return stream::once(async move { Err(e) }).boxed(),
-        };
-        let found = match &after {
-            Some(after) => self.objects().list_with_offset(folder.as_ref(), after),
-            None => self.objects().list(folder.as_ref()),
-        };
-        let store = self.clone();
-        let name = prefix.to_owned();
-        let infos = found
-            .map(move |meta| match meta {
-                Ok(meta) => store.info(&meta),
-                Err(e) => Err(store.explain("listing", &name, e)),
-            })
-            .try_filter(|info| futures::future::ready(!hidden(&info.key)));
-        match &self.inner.backend {
-            Backend::S3(_) => infos.boxed(),
-            Backend::Memory(_) | Backend::Folder(_) => {
-                let store = self.clone();
-                let name = prefix.to_owned();
-                async move {
-                    let sorted = store.check_root("listing", &name).map(|()| infos);
-                    let sorted = match sorted {
-                        Ok(infos) => infos.try_collect::<Vec<_>>().await,
-                        Err(e) => Err(e),
-                    };
-                    match sorted {
-                        Ok(mut all) => {
-                            all.sort_by(|a, b| a.key.cmp(&b.key));
-                            stream::iter(all.into_iter().map(Ok)).boxed()
-                        }
-                        Err(e) => stream::iter([Err(e)]).boxed(),
-                    }
-                }
-                .flatten_stream()
-                .boxed()
-            }
-        }
-    }
-
-    fn check_root(&self, operation: &'static str, key: &str) -> Result<(), StoreError> {
-        match &self.inner.backend {
-            Backend::Folder(folder) => folder.check_root().map_err(|e| StoreError::of_io(operation, key, e)),
-            Backend::Memory(_) | Backend::S3(_) => Ok(()),
-        }
-    }
-
-    /// Names of the folders directly below a prefix, in order.
-    ///
-    /// # Errors
-    /// What the backend meets.
-    pub async fn list_folders(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
-        let folder = key::folder("listing", &self.inner.prefix, prefix)?;
-        self.check_root("listing", prefix)?;
-        let found = match self.objects().list_with_delimiter(folder.as_ref()).await {
-            Ok(found) => found,
-            Err(e) => match StoreError::of("listing", prefix, e) {
-                e if e.kind == StoreErrorKind::NotFound => return Ok(Vec::new()),
-                e => return Err(e),
-            },
-        };
-        let mut names: Vec<String> = found
-            .common_prefixes
-            .iter()
-            .filter_map(|path| path.filename().map(str::to_owned))
-            .filter(|name| !(folder.is_none() && hidden(name)))
-            .collect();
-        names.sort();
-        Ok(names)
-    }
-
-    /// JSON of [`Store::get_versioned`]; refuses content that does not parse as `Corrupt`, naming the key.
-    ///
-    /// # Errors
-    /// `Corrupt` and what the backend meets.
-    pub async fn get_json<T: DeserializeOwned>(&self, key: &str) -> Result<Option<(T, Version)>, StoreError> {
-        let Some((content, version)) = self.get_versioned(key).await? else { return Ok(None) };
-        let value = serde_json::from_slice(&content)
-            .map_err(|e| StoreError::new(StoreErrorKind::Corrupt, "reading", key, e))?;
-        Ok(Some((value, version)))
-    }
-
-    /// JSON of [`Store::put`].
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn put_json<T: Serialize + Sync>(&self, key: &str, value: &T) -> Result<Version, StoreError> {
-        self.put(key, json("writing", key, value)?).await
-    }
-
-    /// JSON of [`Store::create`].
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn create_json<T: Serialize + Sync>(
-        &self,
-        key: &str,
-        value: &T,
-    ) -> Result<Version, StoreError> {
-        self.create(key, json("creating", key, value)?).await
-    }
-
-    /// JSON of [`Store::update`].
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn update_json<T: Serialize + Sync>(
-        &self,
-        key: &str,
-        value: &T,
-        over: &Version,
-    ) -> Result<Version, StoreError> {
-        self.update(key, json("updating", key, value)?, over).await
-    }
-
-    /// The store's clock minus this computer's, measured by writing and looking at a small object below
-    /// `prefix`; what a machine corrects its own clock by. Right to about a second (S3 tells whole seconds).
-    ///
-    /// # Errors
-    /// What the backend meets.
-    pub async fn clock_offset(&self, prefix: &str) -> Result<SignedDuration, StoreError> {
-        let key =
-            format!("{}/clock-{}", prefix.trim_end_matches('/'), hex::encode(rand::random::<[u8; 8]>()));
-        let before = Timestamp::now();
-        let started = std::time::Instant::now();
-        self.put(&key, Bytes::from_static(b"clock")).await?;
-        let written = started.elapsed();
-        let found = self.head(&key).await;
-        self.delete(&key).await?;
-        let info = found?.ok_or_else(|| {
-            StoreError::new(StoreErrorKind::Other, "looking at", &key, "gone right after it was written")
-        })?;
-        let middle = before + SignedDuration::try_from(written / 2).unwrap_or_default();
-        let mut offset = info.modified.duration_since(middle);
-        if info.modified.subsec_nanosecond() == 0 {
-            // Cut to whole seconds: the truth is half a second later in the mean.
-            offset += SignedDuration::from_millis(500);
-        }
-        Ok(offset)
-    }
-
     async fn write(
         &self,
         folder: &Arc<Folder>,
@@ -717,11 +432,6 @@ enum Data {
     File(PathBuf),
 }
 
-/// Names that the file backend keeps for itself.
-fn hidden(key: &str) -> bool {
-    key.split('/').next() == Some(folder::PRIVATE)
-}
-
 fn require_tag(operation: &'static str, key: &str, tag: Option<String>) -> Result<String, StoreError> {
     tag.ok_or_else(|| {
         StoreError::new(
@@ -733,13 +443,6 @@ fn require_tag(operation: &'static str, key: &str, tag: Option<String>) -> Resul
     })
 }
 
-fn json<T: Serialize>(operation: &'static str, key: &str, value: &T) -> Result<Bytes, StoreError> {
-    let mut text = serde_json::to_vec_pretty(value)
-        .map_err(|e| StoreError::new(StoreErrorKind::Other, operation, key, e))?;
-    text.push(b'\n');
-    Ok(text.into())
-}
-
 async fn blocking<T: Send + 'static>(
     operation: &'static str,
     key: &str,
@@ -748,92 +451,5 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result.map_err(|e| StoreError::of_io(operation, key, e)),
         Err(e) => Err(StoreError::new(StoreErrorKind::Other, operation, key, e)),
-    }
-}
-
-fn s3(bucket: &str, settings: impl IntoIterator<Item = (String, String)>) -> object_store::Result<AmazonS3> {
-    let options = ClientOptions::new()
-        .with_connect_timeout(Duration::from_secs(5))
-        .with_timeout(Duration::from_secs(60));
-    // About half a minute in all; the caller knows better what to do about a longer outage.
-    let retry = RetryConfig {
-        backoff: BackoffConfig {
-            init_backoff: Duration::from_millis(100),
-            max_backoff: Duration::from_secs(5),
-            base: 2.0,
-        },
-        max_retries: 6,
-        retry_timeout: Duration::from_secs(30),
-    };
-    let mut builder = AmazonS3Builder::new();
-    let mut endpoint = None;
-    for (name, value) in settings {
-        match name.as_str() {
-            // Where a service has its own endpoint, it comes before that of all services.
-            "AWS_ENDPOINT_URL_S3" => endpoint = Some(value),
-            "AWS_ENDPOINT_URL" | "AWS_ENDPOINT" => endpoint = endpoint.or(Some(value)),
-            _ => {
-                if let Ok(setting) = name.to_ascii_lowercase().parse() {
-                    builder = builder.with_config(setting, value);
-                }
-            }
-        }
-    }
-    builder = builder
-        .with_client_options(options)
-        .with_bucket_name(bucket)
-        .with_conditional_put(S3ConditionalPut::ETagMatch)
-        .with_retry(retry);
-    if let Some(endpoint) = endpoint {
-        builder = builder.with_allow_http(endpoint.starts_with("http://")).with_endpoint(endpoint);
-    }
-    builder.build()
-}
-
-async fn put_parts(s3: &AmazonS3, path: &ObjectPath, content: Bytes) -> object_store::Result<Option<String>> {
-    let mut parts = WriteMultipart::new_with_chunk_size(s3.put_multipart(path).await?, PART);
-    for start in (0..content.len()).step_by(PART) {
-        parts.put(content.slice(start..content.len().min(start + PART)));
-        if let Err(e) = parts.wait_for_capacity(PARTS_AT_ONCE).await {
-            abort(parts).await;
-            return Err(e);
-        }
-    }
-    parts.finish().await.map(|result| result.e_tag)
-}
-
-async fn abort(parts: WriteMultipart) {
-    if let Err(error) = parts.abort().await {
-        tracing::debug!(%error, "unfinished upload not removed; the bucket's lifecycle does it");
-    }
-}
-
-/// A conditional write that knows itself again when its first answer was lost.
-async fn put_marked(
-    s3: &AmazonS3,
-    path: &ObjectPath,
-    content: Bytes,
-    mode: PutMode,
-) -> object_store::Result<Option<String>> {
-    let name = Attribute::Metadata(MARK.into());
-    let mark = hex::encode(rand::random::<[u8; 16]>());
-    let attributes = Attributes::from_iter([(name.clone(), mark.clone())]);
-    let options = PutOptions { mode, attributes, ..PutOptions::default() };
-    match s3.put_opts(path, PutPayload::from(content), options).await {
-        Ok(result) => Ok(result.e_tag),
-        Err(
-            refusal @ (object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }),
-        ) => {
-            let found = s3.get_opts(path, GetOptions::new().with_head(true)).await;
-            match found {
-                Ok(found) if found.attributes.get(&name).is_some_and(|v| v.as_ref() == mark) => {
-                    Ok(found.meta.e_tag)
-                }
-                Ok(_) | Err(object_store::Error::NotFound { .. }) => Err(refusal),
-                // Not known who wrote what is there.
-                Err(e) => Err(e),
-            }
-        }
-        Err(e) => Err(e),
     }
 }

@@ -213,8 +213,8 @@ impl Rig {
             let log = entry.extension().is_some_and(|e| e == "log");
             if log && let Ok(content) = fs::read_to_string(&entry) {
                 let tail: Vec<&str> = content.lines().rev().take(25).collect();
-                text.push_str(&format!("--- {}\n", entry.display()));
-                for line in tail.iter().rev() {
+                let heading = format!("--- {}", entry.display());
+                for line in [heading.as_str()].iter().chain(tail.iter().rev()) {
                     text.push_str(line);
                     text.push('\n');
                 }

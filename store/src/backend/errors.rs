@@ -4,7 +4,45 @@ use std::{error::Error, io};
 
 use object_store::client::HttpError;
 
-use super::{StoreError, StoreErrorKind};
+/// What a caller can act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StoreErrorKind {
+    /// No such object.
+    NotFound,
+    /// A create-only write met an object.
+    AlreadyExists,
+    /// A compare-and-swap met another version.
+    Conflict,
+    /// The credentials are missing, expired or wrong.
+    Unauthenticated,
+    /// They do not allow this.
+    PermissionDenied,
+    /// The disk is full.
+    NoSpace,
+    /// The content is not what its name or version promises.
+    Corrupt,
+    /// The store cannot be reached or is overloaded; trying again may help.
+    Unavailable,
+    /// The URL is wrong, or the backend lacks something that is needed.
+    Unsupported,
+    /// Anything else.
+    Other,
+}
+
+/// What was being done to what, and why it failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} {key}")]
+pub struct StoreError {
+    /// What a caller can act on.
+    pub kind: StoreErrorKind,
+    /// `reading`, `writing`, `listing`, …
+    pub operation: &'static str,
+    /// Key or URL.
+    pub key: String,
+    /// Cause.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
 
 /// Codes of S3 answers that say who is asking is not known (any more), as opposed to not allowed.
 const IDENTITY: [&str; 7] = [
@@ -106,6 +144,12 @@ fn kind(error: &object_store::Error) -> StoreErrorKind {
 }
 
 impl StoreError {
+    /// Whether trying again may help.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.kind, StoreErrorKind::Unavailable)
+    }
+
     pub(crate) fn new(
         kind: StoreErrorKind,
         operation: &'static str,

@@ -157,8 +157,6 @@ pub(super) fn decode_chunk(stored: bytes::Bytes, size: usize, hash: &blake3::Has
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use std::{
         io::Write,
         sync::atomic::{AtomicBool, Ordering},

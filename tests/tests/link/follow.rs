@@ -1,5 +1,4 @@
 //! Following: every byte once, whatever breaks.
-#![expect(clippy::print_stderr, reason = "a test tells how far it went")]
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -181,7 +181,7 @@ async fn ports_are_forwarded_both_ways_and_closed_on_their_own() -> Result<()> {
     let listener = Listener::bind(([127, 0, 0, 1], 0).into()).await?;
     let address = listener.local_addr();
     let stop = CancellationToken::new();
-    let (failures, mut failed) = tokio::sync::mpsc::unbounded_channel();
+    let (failures, mut failed) = tokio::sync::mpsc::channel(16);
     let serving = listener.serve(
         &rig.store,
         &rig.task,
@@ -190,7 +190,7 @@ async fn ports_are_forwarded_both_ways_and_closed_on_their_own() -> Result<()> {
         "",
         port,
         stop.clone(),
-        move |error: &(dyn std::error::Error + 'static)| drop(failures.send(error.to_string())),
+        move |error: &(dyn std::error::Error + 'static)| drop(failures.try_send(error.to_string())),
     );
     let ask = || async {
         let mut tcp = TcpStream::connect(address).await?;
