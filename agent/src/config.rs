@@ -148,9 +148,7 @@ impl TestHooks {
 
     /// Dies here, if a test asked for that.
     pub(crate) fn begins(&self, phase: Phase) {
-        let first = || {
-            self.stop_once.as_ref().is_none_or(|mark| std::fs::File::create_new(mark).is_ok())
-        };
+        let first = || self.stop_once.as_ref().is_none_or(|mark| std::fs::File::create_new(mark).is_ok());
         if self.stop_at == Some(phase) && first() {
             std::process::abort();
         }
