@@ -138,3 +138,24 @@ fn a_named_store_comes_before_the_remembered_one() -> Result<()> {
     }
     Ok(())
 }
+
+/// Results are what is in the work directory at the end, whether or not the script has changed any of it.
+#[test]
+fn what_the_script_left_alone_comes_home_as_well() -> Result<()> {
+    let rig = Rig::new()?;
+    rig.file("data/in.txt", "some data")?;
+    rig.file("data/old.txt", "before")?;
+    let elsewhere = rig.folder().join("elsewhere");
+    let to = elsewhere.to_string_lossy().into_owned();
+    for (name, script, old) in
+        [("untouched", "true", "before"), ("touched", "echo after > data/old.txt", "after\n")]
+    {
+        let submit = ["submit", "--name", name, "--workdir", ".", "--results", "data", "--no-pull"];
+        rig.run(submit.iter().chain(&["--", "sh", "-c", script]))?.success()?;
+        rig.run(["pull", name, "--to", &to])?.success()?;
+        ensure!(std::fs::read_to_string(elsewhere.join("data/in.txt"))? == "some data", "{name}");
+        ensure!(std::fs::read_to_string(elsewhere.join("data/old.txt"))? == old, "{name}");
+        std::fs::remove_dir_all(&elsewhere)?;
+    }
+    Ok(())
+}
