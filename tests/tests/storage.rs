@@ -159,3 +159,26 @@ fn what_the_script_left_alone_comes_home_as_well() -> Result<()> {
     }
     Ok(())
 }
+
+/// The machine's memory is the script's: saving and restoring take little of it, however much there is to save.
+#[test]
+fn saves_take_little_memory() -> Result<()> {
+    const MOST_KIB: u64 = 64 << 10;
+    let rig = Rig::new()?;
+    let script = "#!/bin/sh\nhead -c 100000000 /dev/urandom > large\nmkdir small\n\
+        head -c 60000000 /dev/urandom | split -a 4 -b 30000 - small/\n";
+    let task = rig.submit("memory", script, &[])?;
+    let mut highest = 0;
+    tpi_tests::eventually("the slot to end", || {
+        for agent in rig.processes("agent-") {
+            let path = format!("/proc/{}/status", agent.as_raw_nonzero());
+            let status = std::fs::read_to_string(path).unwrap_or_default();
+            let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let kib = peak.and_then(|peak| peak.split_whitespace().next()?.parse::<u64>().ok());
+            highest = highest.max(kib.unwrap_or(0));
+        }
+        rig.slot(&task, 0).filter(|slot| slot.state.is_final())
+    })?;
+    ensure!(highest > 0 && highest <= MOST_KIB, "the agent took {highest} KiB");
+    Ok(())
+}
