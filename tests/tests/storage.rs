@@ -182,3 +182,27 @@ fn saves_take_little_memory() -> Result<()> {
     ensure!(highest > 0 && highest <= MOST_KIB, "the agent took {highest} KiB");
     Ok(())
 }
+
+/// What a machine had on its disk goes with it; what shows that it was there stays until the task is destroyed.
+#[test]
+fn the_disk_of_a_released_machine_is_removed() -> Result<()> {
+    let rig = Rig::new()?;
+    let script =
+        "#!/bin/sh\nmkdir -p results/locked\necho 42 > results/locked/answer\nchmod 500 results/locked\n";
+    let task = rig.submit("disk", script, &["--workdir", ".", "--results", "results"])?;
+    rig.wait_finished(&task)?;
+    rig.wait_empty()?;
+    let mut machines = 0;
+    for machine in std::fs::read_dir(rig.group(&task).join("machines"))? {
+        let machine = machine?.path();
+        ensure!(!machine.join("root").exists(), "the disk is left in {}", machine.display());
+        ensure!(machine.join("agent.log").exists(), "what the machine said stays");
+        machines += 1;
+    }
+    ensure!(machines == 1, "{machines} machines");
+    rig.run(["pull", "disk"])?.success()?;
+    ensure!(std::fs::read(rig.work().join("results/locked/answer"))? == b"42\n");
+    rig.run(["destroy", "disk"])?.success()?;
+    ensure!(!rig.group(&task).exists(), "the whole folder of the group is removed");
+    Ok(())
+}
