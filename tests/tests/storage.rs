@@ -7,7 +7,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use futures::TryStreamExt as _;
-use tpi_store::{Store, layout::TASKS};
+use tpi_proto::id::SlotIndex;
+use tpi_store::{
+    Store,
+    layout::{TASKS, TaskKeys},
+};
 use tpi_tests::Rig;
 use url::Url;
 
@@ -205,4 +209,23 @@ fn the_disk_of_a_released_machine_is_removed() -> Result<()> {
     rig.run(["destroy", "disk"])?.success()?;
     ensure!(!rig.group(&task).exists(), "the whole folder of the group is removed");
     Ok(())
+}
+
+/// Nobody wants what is saved: once the script had its time to end, its machine is removed.
+#[test]
+fn a_destroy_without_results_does_not_wait_for_saves() -> Result<()> {
+    let rig = Rig::new()?;
+    let script = "#!/bin/sh\ntrap 'echo ended; exit 0' TERM\necho begun\nwhile :; do sleep 0.05; done\n";
+    let task = rig.submit("unwanted", script, &[])?;
+    rig.wait_running(&task)?;
+    // Something in the way of every save, which is tried again until its budget is used up.
+    let saved = rig.store().join(TaskKeys::new(&task).saved(SlotIndex(0)));
+    tpi_tests::eventually("saves to be impossible", || {
+        std::fs::create_dir_all(saved.parent()?).ok()?;
+        drop(std::fs::remove_dir_all(&saved));
+        std::fs::write(&saved, "in the way").ok()
+    })?;
+    let done = rig.run(["destroy", "unwanted"])?.success()?;
+    ensure!(!done.stderr.contains("did not end in time"), "{}", done.description());
+    rig.wait_empty()
 }
