@@ -31,7 +31,29 @@ enum Command {
 /// The slot is for another machine: come again (`EX_TEMPFAIL`).
 const ANOTHER_CONTINUES: u8 = 75;
 
+/// Large blocks go back to the system as soon as they are free, and all threads share two heaps. By default each
+/// thread would keep tens of MiB of what once was a chunk of a file.
+const MEMORY: [(&str, &str); 2] = [("MALLOC_MMAP_THRESHOLD_", "262144"), ("MALLOC_ARENA_MAX", "2")];
+
+/// Starts this program again with [`MEMORY`], which the allocator reads when a process begins. Same process, same
+/// arguments; where that is not possible, it goes on as it is.
+fn spare_memory() {
+    use std::os::unix::process::CommandExt as _;
+    if MEMORY.iter().all(|(name, _)| std::env::var_os(name).is_some()) {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else { return };
+    let mut arguments = std::env::args_os();
+    let mut again = std::process::Command::new(program);
+    if let Some(name) = arguments.next() {
+        again.arg0(name);
+    }
+    // Only returns when it fails.
+    let _not_possible = again.args(arguments).envs(MEMORY).exec();
+}
+
 fn main() -> ExitCode {
+    spare_memory();
     // Only fails when one is installed already, which is as good.
     drop(rustls::crypto::ring::default_provider().install_default());
     let filter = EnvFilter::try_from_env("TPI_LOG").unwrap_or_else(|_| EnvFilter::new("info"));

@@ -143,6 +143,15 @@ pub(crate) enum Command {
     Last(oneshot::Sender<Result<(), String>>),
 }
 
+/// What to do about a work directory that still is what was sent.
+#[derive(Debug, Clone, Copy)]
+enum Unchanged {
+    /// Nothing: it is in the store.
+    Skip,
+    /// Commit it as the first generation, so that every slot that ended in order has results to bring home.
+    Commit,
+}
+
 /// Saves one work directory.
 #[derive(Debug)]
 pub(crate) struct Saver {
@@ -175,7 +184,7 @@ impl Saver {
             match command {
                 Command::Now => {
                     let began = Instant::now();
-                    let result = self.save().await;
+                    let result = self.save(Unchanged::Skip).await;
                     self.report(&mut troubled, &result).await;
                     // A folder that takes long to look through is looked at less often.
                     let pause = self.interval.max((began.elapsed() * 4).min(LONGEST_PAUSE));
@@ -195,7 +204,7 @@ impl Saver {
         let mut pause = Duration::from_millis(200);
         let mut tries = 0;
         loop {
-            let result = self.save().await;
+            let result = self.save(Unchanged::Commit).await;
             self.report(troubled, &result).await;
             let Err(error) = result else { return Ok(()) };
             tries += 1;
@@ -220,7 +229,7 @@ impl Saver {
     }
 
     /// One save, if anything changed since the last.
-    async fn save(&mut self) -> Result<(), SaveError> {
+    async fn save(&mut self, unchanged: Unchanged) -> Result<(), SaveError> {
         let options = PushOptions {
             rules: Rules::everything(),
             space: Space::Task(self.task.clone()),
@@ -229,7 +238,11 @@ impl Saver {
         };
         let plan = plan(&self.store, &self.work, options, &Quiet).await?;
         let manifest = Arc::new(push(&self.store, plan, &Quiet).await?);
-        if self.base.as_ref().is_some_and(|base| base.same_content(&manifest)) {
+        let wanted = match unchanged {
+            Unchanged::Skip => false,
+            Unchanged::Commit => self.generation.is_none(),
+        };
+        if !wanted && self.base.as_ref().is_some_and(|base| base.same_content(&manifest)) {
             return Ok(());
         }
         let keys = TaskKeys::new(&self.task);

@@ -80,7 +80,7 @@ struct Global {
     /// Directory for keys, notes and the local cloud [default: $XDG_STATE_HOME/tpi or ~/.local/state/tpi]
     #[arg(long, global = true, env = "TPI_STATE_DIR", hide_env_values = true, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// Store to use instead of the cloud's own: file:///path or s3://bucket/prefix
+    /// Store to use instead of the cloud's own, and to look for tasks in first: file:///path or s3://bucket/prefix
     #[arg(long, global = true, env = "TPI_STORE", hide_env_values = true, value_name = "URL")]
     store: Option<Url>,
     /// The agent to send [default: tpi-agent beside this program]

@@ -1,7 +1,7 @@
 //! Folders as content-addressed packs, chunks and a manifest.
 //!
-//! * Files up to 8 MiB travel whole, in packs: `.tar.zst` archives of about 32 MiB, named by the BLAKE3 of
-//!   their bytes. A person opens one with `tar --zstd -xf`; entries are named `{hash}-{file name}`.
+//! * Files up to 8 MiB travel whole, in packs: `.tar.zst` archives of about 32 MiB (8 MiB from machines), named
+//!   by the BLAKE3 of their bytes. A person opens one with `tar --zstd -xf`; entries are named `{hash}-{file name}`.
 //! * Larger files are cut into chunks of 1 to 8 MiB where their content says (FastCDC), so that an insertion
 //!   changes a chunk or two. A chunk is an object named by the BLAKE3 of its bytes, stored as they are or as
 //!   one zstd frame.
@@ -37,8 +37,6 @@ pub use restore::{restore, verify};
 const LARGEST_SMALL: u64 = 8 << 20;
 /// Most bytes of a chunk.
 const LARGEST_CHUNK: usize = 8 << 20;
-/// Bytes of the archives that packs are made of.
-const PACK_TARGET: u64 = 32 << 20;
 /// More is not a pack of ours.
 const PACK_LIMIT: usize = 48 << 20;
 /// How the names of folders of unfinished files begin; they never travel.
@@ -51,6 +49,44 @@ pub enum Space {
     Cache,
     /// `tasks/{id}/packs/`.
     Task(TaskId),
+}
+
+/// How much is in memory at once while a folder is sent or restored.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// Bytes of the archives that packs are made of.
+    pack: u64,
+    /// Packs.
+    packs: usize,
+    /// Chunks.
+    chunks: usize,
+    /// Files that are read to be hashed.
+    readers: usize,
+}
+
+impl Limits {
+    /// On a computer that does little else meanwhile, and is far from its store.
+    const AMPLE: Self = Self { pack: 32 << 20, packs: 2, chunks: 4, readers: 16 };
+    /// On a machine, whose memory and processors are the script's.
+    const SPARING: Self = Self { pack: 8 << 20, packs: 1, chunks: 1, readers: 2 };
+}
+
+impl Space {
+    fn limits(&self) -> Limits {
+        match self {
+            Self::Cache => Limits::AMPLE,
+            Self::Task(_) => Limits::SPARING,
+        }
+    }
+}
+
+impl Existing {
+    fn limits(self) -> Limits {
+        match self {
+            Self::Replace => Limits::SPARING,
+            Self::KeepBoth => Limits::AMPLE,
+        }
+    }
 }
 
 /// Told while work goes on; must not block.
@@ -143,7 +179,7 @@ pub struct PushOptions {
 /// What to do with a local file that differs from the one to restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
-    /// Replace it (machines: the folder is theirs).
+    /// Replace it (machines: the folder is theirs). Little memory is taken.
     Replace,
     /// Keep it, and put the restored one beside it as `NAME.tpi-{generation or hash}`, reported. A local file that is the same as what was sent (per `base`) may be replaced.
     KeepBoth,

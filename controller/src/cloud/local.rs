@@ -370,10 +370,7 @@ fn remove_dir(dir: &Path) -> io::Result<()> {
             Ok(()) | Err(_) => {}
         }
     }
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        Ok(()) | Err(_) => Ok(()),
-    }
+    files::remove_tree(dir)
 }
 
 /// Best effort: what cannot be read stays.

@@ -9,7 +9,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use tpi_proto::{
     machine::Timings,
-    state::{SlotState, SlotStatus},
+    state::{Phase, SlotState, SlotStatus},
 };
 use tpi_store::{
     StoreErrorKind,
@@ -103,8 +103,11 @@ impl Destruction<'_> {
                     if waiting.begun.is_none() {
                         self.begin(Step::Saves);
                     }
-                    done.patience_over = waiting.is_over(&facts, self.observer);
-                    if done.patience_over {
+                    let unwanted = !self.wants_results(record) && script_is_over(&facts.slots);
+                    done.patience_over = unwanted || waiting.is_over(&facts, self.observer);
+                    if unwanted {
+                        reached(Moment::After, Step::Saves);
+                    } else if done.patience_over {
                         self.warnings.push(
                             "a machine did not end in time: its newest saved results are used".to_owned(),
                         );
@@ -187,6 +190,11 @@ impl Destruction<'_> {
         Ok(record.map(|r| r.created))
     }
 
+    /// Whether anything is to be brought home.
+    fn wants_results(&self, record: Option<&TaskRecord>) -> bool {
+        self.options.to.is_some() || record.is_some_and(|record| record.spec.storage.output.is_some())
+    }
+
     async fn results(
         &mut self,
         record: Option<&TaskRecord>,
@@ -195,7 +203,7 @@ impl Destruction<'_> {
         let Some(record) = record else { return Ok(None) };
         reached(Moment::Before, Step::Results);
         let to = self.options.to.as_deref();
-        let pulled = if record.spec.storage.output.is_none() && to.is_none() {
+        let pulled = if !self.wants_results(Some(record)) {
             Ok(None)
         } else {
             pull::bring_home(self.engine, self.task, record, slots, to, self.observer).await.map(Some)
@@ -314,6 +322,18 @@ impl Destruction<'_> {
         }
         drop(std::fs::remove_dir_all(home.pulled_dir().join(self.task.id.as_str())));
     }
+}
+
+/// Whether every slot has ended or is at its last save: the scripts had the time they were given to end.
+fn script_is_over(slots: &[SlotStatus]) -> bool {
+    let over = |slot: &SlotStatus| {
+        let saves = slot.phases.iter().any(|timing| match timing.phase {
+            Phase::Save | Phase::Release => true,
+            Phase::Boot | Phase::Prepare | Phase::Restore | Phase::Run => false,
+        });
+        slot.state.is_final() || saves
+    };
+    !slots.is_empty() && slots.iter().all(over)
 }
 
 /// Waiting for slots to end: as long as their machines show that they live, and never longer than they may

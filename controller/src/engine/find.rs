@@ -89,11 +89,15 @@ async fn find(
     id: &TaskId,
     known: Option<&KnownTask>,
 ) -> Result<Option<Located>, EngineError> {
-    let mut options = Vec::new();
-    if let Some(known) = known {
-        options.push(Place { cloud: known.cloud, store: open(&known.store)? });
-    }
-    for place in places(engine)? {
+    let known = known.map(|k| Ok(Place { cloud: k.cloud, store: open(&k.store)? })).transpose()?;
+    let places = places(engine)?;
+    // A store that is named now counts before the one that was noted when the task was submitted.
+    let ordered: Vec<Place> = match &engine.settings().store {
+        Some(_) => places.into_iter().chain(known).collect(),
+        None => known.into_iter().chain(places).collect(),
+    };
+    let mut options: Vec<Place> = Vec::new();
+    for place in ordered {
         if options.iter().all(|p| p.store.url() != place.store.url() || p.cloud != place.cloud) {
             options.push(place);
         }

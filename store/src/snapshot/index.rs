@@ -100,6 +100,10 @@ impl Index {
         })
     }
 
+    pub(super) fn forget_files(&mut self) {
+        self.files = HashMap::new();
+    }
+
     /// Replaces what was known of the folder's files. Names that are not UTF-8 are not remembered.
     pub(super) fn save<'a>(
         path: &Path,

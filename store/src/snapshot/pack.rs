@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fs::File,
     io::Write,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
@@ -16,6 +17,9 @@ use futures::StreamExt;
 use tokio::io::AsyncReadExt;
 
 use super::{LARGEST_SMALL, PACK_LIMIT, SnapshotError, content::read_part, scan::file_error};
+
+/// Bytes of a pack that are read at once.
+const READ: usize = 256 << 10;
 
 /// A content that is to be packed.
 #[derive(Debug, Clone)]
@@ -98,24 +102,21 @@ fn named(name: &[u8]) -> Option<blake3::Hash> {
     blake3::Hash::from_hex(hash).ok()
 }
 
-/// Reads a pack, checks everything about it, and hands over the contents that are wanted (hash and size). Blocks;
+/// Reads a pack, whose own hash was checked, from the file's position, checks everything in it, and hands over the contents that are wanted (hash and size). Blocks;
 /// has to run on a thread of the runtime that may block.
 ///
 /// # Errors
-/// `Damaged` when the bytes, or a content, are not what their name promises or one is missing; `Unsafe` when the
+/// `Damaged` when a content is not what its name promises or one is missing; `Unsafe` when the
 /// archive holds anything but plain files with names of ours, or more than a pack can.
 pub(super) fn unpack(
     key: &str,
-    name: &blake3::Hash,
-    bytes: &Bytes,
+    pack: File,
     wanted: &HashMap<blake3::Hash, u64>,
     mut found: impl FnMut(&blake3::Hash, &[u8]) -> Result<(), SnapshotError>,
 ) -> Result<(), SnapshotError> {
     let damaged = |cause: String| SnapshotError::Damaged { name: key.to_owned(), cause };
-    if blake3::hash(bytes) != *name {
-        return Err(damaged("its bytes do not match its name".into()));
-    }
-    let content = ZstdDecoder::new(&bytes[..]).take(PACK_LIMIT as u64 + 1);
+    let pack = tokio::io::BufReader::with_capacity(READ, tokio::fs::File::from_std(pack));
+    let content = ZstdDecoder::new(pack).take(PACK_LIMIT as u64 + 1);
     let mut archive = tokio_tar::Archive::new(content);
     let mut seen = HashSet::new();
     let mut left = PACK_LIMIT as u64;

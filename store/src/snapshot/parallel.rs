@@ -58,9 +58,11 @@ pub(super) async fn blocking<T: Send + 'static>(
     joined(tokio::task::spawn_blocking(work).await)?
 }
 
-/// The results of `work` on each item, in the order of the items; the first error ends it.
+/// The results of `work` on each item, on at most so many threads, in the order of the items; the first error
+/// ends it.
 pub(super) async fn each<T, R>(
     items: Vec<T>,
+    threads: usize,
     progress: &dyn Progress,
     work: impl Fn(&T, &Meter) -> Result<R, SnapshotError> + Send + Sync + 'static,
 ) -> Result<Vec<R>, SnapshotError>
@@ -72,7 +74,7 @@ where
     let cancel = CancelOnDrop(Arc::clone(&meter));
     let count = items.len();
     let shared = Arc::new((items, AtomicUsize::new(0), work));
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(count).min(16);
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(count).min(threads);
     let mut running = JoinSet::new();
     for _ in 0..workers {
         let (shared, meter) = (Arc::clone(&shared), Arc::clone(&meter));

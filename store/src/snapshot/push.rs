@@ -19,7 +19,7 @@ use futures::{StreamExt, stream};
 use jiff::Timestamp;
 
 use super::{
-    LARGEST_SMALL, PACK_TARGET, PlanSummary, Progress, PushOptions, SnapshotError, Space,
+    LARGEST_SMALL, Limits, PlanSummary, Progress, PushOptions, SnapshotError, Space,
     content::{Hashed, encode_chunk, hash_file, is_settled, read_part},
     index::Index,
     known::{self, Known},
@@ -30,10 +30,6 @@ use super::{
 };
 use crate::Store;
 
-/// Packs that are built and sent at once; each is in memory.
-const PACKS_AT_ONCE: usize = 2;
-/// The same for chunks.
-const CHUNKS_AT_ONCE: usize = 4;
 /// How often files that changed after they were hashed are hashed again.
 const ROUNDS: usize = 5;
 
@@ -123,14 +119,17 @@ pub async fn plan(
     let taken = Timestamp::now();
     let (root, rules, path) = (root.to_owned(), options.rules.clone(), options.index.clone());
     let own = store.folder().map(Path::to_owned);
-    let (root, found, warnings, index) = blocking(move || {
+    let limits = options.space.limits();
+    let (root, found, warnings, mut index) = blocking(move || {
         let root = std::fs::canonicalize(&root).map_err(file_error("reading the folder", &root))?;
         let (found, warnings) = scan(&root, &rules, own.as_deref())?;
         let index = path.map(|path| Index::load(&path, &root)).unwrap_or_default();
         Ok((root, found, warnings, index))
     })
     .await?;
-    let (files, others) = hashed(&root, found, &index, options.base.as_deref(), progress).await?;
+    let (files, others) = hashed(&root, found, &index, options.base.as_deref(), limits, progress).await?;
+    // Not needed any more, and as large as the folder has files.
+    index.forget_files();
     let mut plan = Plan {
         root,
         taken,
@@ -171,6 +170,7 @@ async fn hashed(
     found: Vec<Found>,
     index: &Index,
     base: Option<&Manifest>,
+    limits: Limits,
     progress: &dyn Progress,
 ) -> Result<(Vec<PlannedFile>, Vec<Entry>), SnapshotError> {
     let taken = base.map(|base| time(base.taken));
@@ -200,7 +200,7 @@ async fn hashed(
     }
     progress.total(bytes);
     let places: Vec<usize> = unread.iter().map(|(place, _)| *place).collect();
-    let results = each(unread, progress, |(_, path), meter| {
+    let results = each(unread, limits.readers, progress, |(_, path), meter| {
         hash_file(path, meter).map_err(file_error("reading", path))
     })
     .await?;
@@ -265,7 +265,7 @@ pub async fn push(store: &Store, mut plan: Plan, progress: &dyn Progress) -> Res
             );
             return Err(file_error("reading", path)(busy));
         }
-        let results = each(again, &super::Quiet, |(at, path), meter| {
+        let results = each(again, plan.options.space.limits().readers, &super::Quiet, |(at, path), meter| {
             Ok((*at, hash_file(path, meter).map_err(file_error("reading", path))?))
         })
         .await?;
@@ -288,6 +288,7 @@ async fn send_small(
     plan: &mut Plan,
     progress: &dyn Progress,
 ) -> Result<Vec<usize>, SnapshotError> {
+    let limits = plan.options.space.limits();
     let mut packs: Vec<Vec<Item>> = Vec::new();
     let mut room = 0;
     let mut planned = HashSet::new();
@@ -302,7 +303,7 @@ async fn send_small(
         let item = Item { file: at, path: file.path.clone(), hash: content.hash, size: content.stat.size };
         if item.packed() > room {
             packs.push(Vec::new());
-            room = PACK_TARGET.max(item.packed());
+            room = limits.pack.max(item.packed());
         }
         room -= item.packed();
         if let Some(pack) = packs.last_mut() {
@@ -327,7 +328,7 @@ async fn send_small(
                 Ok::<_, SnapshotError>((built, described))
             }
         })
-        .buffer_unordered(PACKS_AT_ONCE);
+        .buffer_unordered(limits.packs);
     let mut sent = std::pin::pin!(sent);
     let mut changed = Vec::new();
     while let Some(result) = sent.next().await {
@@ -380,7 +381,7 @@ async fn send_chunks(
                 Ok::<_, SnapshotError>((at, size, Some((hash, key))))
             }
         })
-        .buffer_unordered(CHUNKS_AT_ONCE);
+        .buffer_unordered(plan.options.space.limits().chunks);
     let mut changed = Vec::new();
     while let Some(result) = sent.next().await {
         match result? {

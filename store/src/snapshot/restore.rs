@@ -12,7 +12,8 @@ mod prepare;
 
 use std::{
     collections::HashMap,
-    io::{self, Write},
+    fs::File,
+    io::{self, Seek, Write},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,7 +22,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    PACK_LIMIT, Progress, RestoreOptions, RestoreReport, SnapshotError,
+    Limits, PACK_LIMIT, Progress, RestoreOptions, RestoreReport, SnapshotError,
     beneath::{Beneath, Staging},
     content::decode_chunk,
     manifest::{Content, Entry, Kind, Manifest, object_hash},
@@ -31,11 +32,6 @@ use super::{
 };
 use crate::{Store, StoreError, StoreErrorKind};
 use prepare::{FolderTask, Prepared, Target, prepare, same_content};
-
-/// Packs that are fetched and unpacked at once; each is in memory.
-const PACKS_AT_ONCE: usize = 3;
-/// The same for chunks.
-const CHUNKS_AT_ONCE: usize = 4;
 
 /// Entries that the options let through, with the folders they lie in.
 fn selected(manifest: &Manifest, options: &RestoreOptions) -> Vec<Entry> {
@@ -134,7 +130,8 @@ pub async fn restore(
     .await?;
     progress.total(prepared.needed);
     let Prepared { folders, files, links, mut report, .. } = prepared;
-    let written = write_files(store, manifest, &site, files, &mut report, progress).await;
+    let limits = options.existing.limits();
+    let written = write_files(store, manifest, &site, files, &mut report, limits, progress).await;
     let result = blocking(move || {
         let mut beneath = site.beneath.clone();
         let linked = written.and_then(|()| {
@@ -171,6 +168,7 @@ async fn write_files(
     site: &Arc<Site>,
     files: Vec<Target>,
     report: &mut RestoreReport,
+    limits: Limits,
     progress: &dyn Progress,
 ) -> Result<(), SnapshotError> {
     let mut empty = Vec::new();
@@ -197,26 +195,61 @@ async fn write_files(
         .map(|(pack, targets)| {
             let (site, key) = (Arc::clone(site), manifest.object(pack).to_owned());
             async move {
-                let bytes = fetch(store, &key, PACK_LIMIT).await?;
-                blocking(move || write_pack(&site, &key, &bytes, &targets)).await
+                let pack = fetch_pack(store, &site, &key).await?;
+                blocking(move || write_pack(&site, &key, pack, &targets)).await
             }
         })
-        .buffer_unordered(PACKS_AT_ONCE);
+        .buffer_unordered(limits.packs);
     while let Some((files, bytes)) = unpacked.try_next().await? {
         report.written += files;
         report.bytes += bytes;
         progress.advance(bytes);
     }
     for targets in large.into_values() {
-        write_large(store, manifest, site, targets, report, progress).await?;
+        write_large(store, manifest, site, targets, report, limits, progress).await?;
     }
     Ok(())
+}
+
+/// A pack as a file that goes away by itself: in memory, packs would take more than everything else.
+async fn fetch_pack(store: &Store, site: &Arc<Site>, key: &str) -> Result<File, SnapshotError> {
+    let damaged = |cause: String| SnapshotError::Damaged { name: key.to_owned(), cause };
+    let name = object_hash(key).ok_or_else(|| damaged("it is not named by a hash".into()))?;
+    let mut pieces = store.get_stream(key).await.map_err(|e| missing(key, e))?;
+    let writing = |site: &Site, e| site.beneath.error("keeping a pack below", Path::new(""), e);
+    let shared = Arc::clone(site);
+    let mut state = blocking(move || {
+        let file = shared.staging.file().and_then(|staged| staged.file.try_clone());
+        Ok((file.map_err(|e| writing(&shared, e))?, blake3::Hasher::new()))
+    })
+    .await?;
+    let mut length = 0;
+    while let Some(piece) = pieces.try_next().await? {
+        length += piece.len();
+        if length > PACK_LIMIT {
+            return Err(damaged(format!("it is larger than the {PACK_LIMIT} bytes it may have")));
+        }
+        let (mut file, mut hasher) = state;
+        let shared = Arc::clone(site);
+        state = blocking(move || {
+            hasher.update(&piece);
+            file.write_all(&piece).map_err(|e| writing(&shared, e))?;
+            Ok((file, hasher))
+        })
+        .await?;
+    }
+    let (mut file, hasher) = state;
+    if hasher.finalize() != name {
+        return Err(damaged("its bytes do not match its name".into()));
+    }
+    file.rewind().map_err(|e| writing(site, e))?;
+    Ok(file)
 }
 
 /// An object of at most so many bytes.
 async fn fetch(store: &Store, key: &str, limit: usize) -> Result<Bytes, SnapshotError> {
     let mut pieces = store.get_stream(key).await.map_err(|e| missing(key, e))?;
-    let mut bytes = BytesMut::new();
+    let mut bytes = BytesMut::with_capacity(limit);
     while let Some(piece) = pieces.try_next().await? {
         if bytes.len() + piece.len() > limit {
             let cause = format!("it is larger than the {limit} bytes it may have");
@@ -236,14 +269,8 @@ fn missing(key: &str, error: StoreError) -> SnapshotError {
 }
 
 /// Files and bytes written.
-fn write_pack(
-    site: &Site,
-    key: &str,
-    bytes: &Bytes,
-    targets: &[Target],
-) -> Result<(u64, u64), SnapshotError> {
+fn write_pack(site: &Site, key: &str, pack: File, targets: &[Target]) -> Result<(u64, u64), SnapshotError> {
     let damaged = |cause: &str| SnapshotError::Damaged { name: key.to_owned(), cause: cause.into() };
-    let name = object_hash(key).ok_or_else(|| damaged("it is not named by a hash"))?;
     let mut wanted = HashMap::new();
     let mut places: HashMap<blake3::Hash, Vec<&Target>> = HashMap::new();
     for target in targets {
@@ -255,7 +282,7 @@ fn write_pack(
     }
     let mut beneath = site.beneath.clone();
     let (mut files, mut written) = (0, 0);
-    pack::unpack(key, &name, bytes, &wanted, |hash, data| {
+    pack::unpack(key, pack, &wanted, |hash, data| {
         for target in places.get(hash).into_iter().flatten() {
             site.write(&mut beneath, target, data)?;
             files += 1;
@@ -273,6 +300,7 @@ async fn write_large(
     site: &Arc<Site>,
     targets: Vec<Target>,
     report: &mut RestoreReport,
+    limits: Limits,
     progress: &dyn Progress,
 ) -> Result<(), SnapshotError> {
     let Some(first) = targets.first().map(|target| target.entry) else { return Ok(()) };
@@ -295,7 +323,7 @@ async fn write_large(
                 .await
             }
         })
-        .buffered(CHUNKS_AT_ONCE);
+        .buffered(limits.chunks);
     let shared = Arc::clone(site);
     let staged = blocking(move || shared.staging.file().map_err(|e| shared.error(&shared.entries[first], e)));
     let mut state = (staged.await?, blake3::Hasher::new());
@@ -326,7 +354,6 @@ async fn write_large(
             let entry = &shared.entries[target.entry];
             let last = at + 1 == targets.len();
             let mut place = || {
-                use std::io::Seek;
                 let file = if last {
                     staged.take()
                 } else if let Some(whole) = &mut staged {
@@ -371,7 +398,7 @@ pub async fn verify(
     })
     .await?;
     let (report, base) = (report.clone(), options.base.clone());
-    let differing = each(entries, &super::Quiet, move |entry, _| {
+    let differing = each(entries, Limits::AMPLE.readers, &super::Quiet, move |entry, _| {
         if report.skipped_links.contains(&entry.path) {
             return Ok(None);
         }

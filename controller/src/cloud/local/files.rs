@@ -6,7 +6,8 @@
 //! {local}/{task}/state.json      size and machines; written by whoever holds group.lock
 //! {local}/{task}/group.log       what the group has to say
 //! {local}/{task}/agent-{sha256}  the agent, verified
-//! {local}/{task}/machines/{id}/  machine.json, agent.log, and root/ for everything the agent writes
+//! {local}/{task}/machines/{id}/  machine.json, agent.log, and root/ for everything the agent writes: its disk,
+//!                                which goes when the machine was released and the store has everything
 //! {local}/.locks/{task}          held (flock) by `ensure` and `destroy`, so that they exclude each other
 //! {local}/.ended/{task}.json     machines of a destroyed task, remembered for a while, as clouds do
 //! ```
@@ -14,6 +15,7 @@
 use std::{
     fs::{self, File, TryLockError},
     io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -175,6 +177,11 @@ impl Files {
         self.dir.join("machines").join(&id.0)
     }
 
+    /// Everything that the agent of a machine writes.
+    pub(super) fn disk(&self, id: &MachineId) -> PathBuf {
+        self.machine(id).join("root")
+    }
+
     /// `None` when there is none.
     pub(super) fn read_config(&self) -> io::Result<Option<GroupConfig>> {
         read(&self.config())
@@ -214,6 +221,30 @@ pub(super) fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
 /// As [`write`], and makes the folder.
 pub(super) fn write_in_new_folder<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     write_private(path, &serde_json::to_vec_pretty(value)?)
+}
+
+/// Removes a folder with all that is in it, folders that a script made read-only included. Absent is success.
+pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+    let absent = |e: io::Error| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) };
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            open_up(path)?;
+            fs::remove_dir_all(path).or_else(absent)
+        }
+        other => other.or_else(absent),
+    }
+}
+
+/// Lets the owner change every folder of a tree. Follows no link.
+fn open_up(folder: &Path) -> io::Result<()> {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_up(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Opens a file to lock it, and makes it when absent. Its folder has to exist.

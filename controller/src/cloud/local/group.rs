@@ -28,7 +28,7 @@ use tokio::{
 };
 use tpi_proto::{
     id::{MachineId, SlotIndex},
-    state::SlotStatus,
+    state::{Outcome, Phase, SlotState, SlotStatus},
 };
 use tpi_store::{
     Store,
@@ -56,6 +56,8 @@ const RELEASE_GRACE: Duration = Duration::from_secs(10);
 const SHORT_LIFE: Duration = Duration::from_secs(5);
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// How long the store may take to say whether it has everything of a machine.
+const DISK_PATIENCE: Duration = Duration::from_secs(10);
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a group could not do its work.
@@ -143,6 +145,7 @@ pub async fn run(dir: &Path) -> Result<(), GroupError> {
         state: GroupState { process: ProcessId::own(), port, ..state },
         exits: JoinSet::new(),
         preparing: JoinSet::new(),
+        clearing: JoinSet::new(),
         failures: 0,
         retry_at: Instant::now(),
     };
@@ -193,6 +196,8 @@ struct Group {
     exits: JoinSet<MachineId>,
     /// At most one: what has to be known and fetched before machines are launched.
     preparing: JoinSet<Result<Prepared, GroupError>>,
+    /// Disks that are being removed.
+    clearing: JoinSet<()>,
     failures: u32,
     retry_at: Instant,
     /// The deadline on the monotonic clock: a wall clock that is set back does not give machines more time.
@@ -220,6 +225,7 @@ impl Group {
                         self.gone(&machine).await;
                     }
                 }
+                Some(_cleared) = self.clearing.join_next() => {}
                 Some(prepared) = self.preparing.join_next() => {
                     match prepared {
                         Ok(Ok(Prepared::Ready { agent, unfinished })) => self.fill(&agent, unfinished),
@@ -312,6 +318,11 @@ impl Group {
         let (released, lived) = (entry.released.is_some(), now.duration_since(entry.launched));
         tracing::info!(%machine, released, "a machine has ended");
         self.write();
+        if released {
+            let (files, config, store) = (self.files.clone(), self.config.clone(), self.store.clone());
+            let id = machine.clone();
+            let _handle = self.clearing.spawn(async move { clear_disk(&files, &config, &store, &id).await });
+        }
         if released || lived > jiff::SignedDuration::try_from(SHORT_LIFE).unwrap_or_default() {
             self.failures = 0;
             self.retry_at = Instant::now();
@@ -453,6 +464,8 @@ impl Group {
             }
         }
         self.exits.shutdown().await;
+        // Each ends soon: looking is bounded, and a cut off removal would leave half a disk.
+        while self.clearing.join_next().await.is_some() {}
         self.state.process = None;
         self.state.ended = match why {
             Why::Released => Some(GroupEnd::Released),
@@ -464,6 +477,52 @@ impl Group {
         self.write();
         why
     }
+}
+
+/// Removes the disk of a machine that has given itself back, as a cloud does; what the machine has said stays.
+/// A disk that has something that the store lacks stays as well, until the task is destroyed.
+async fn clear_disk(files: &Files, config: &GroupConfig, store: &Store, machine: &MachineId) {
+    let keys = TaskKeys::new(&config.task);
+    let stored = async {
+        for slot in 0..config.slots {
+            let status = store.get_json::<SlotStatus>(&keys.slot(SlotIndex(slot))).await?;
+            if status.is_some_and(|(status, _)| status.machine == *machine && !is_stored(&status)) {
+                return Ok(false);
+            }
+        }
+        Ok::<_, tpi_store::StoreError>(true)
+    };
+    match tokio::time::timeout(DISK_PATIENCE, stored).await {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) => {
+            tracing::warn!(%machine, "the store lacks something of the machine: its disk is kept");
+            return;
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(%machine, %error, "not known what the store has of the machine: its disk is kept");
+            return;
+        }
+        Err(_late) => {
+            tracing::warn!(%machine, "the store does not answer: the machine's disk is kept");
+            return;
+        }
+    }
+    let disk = files.disk(machine);
+    let removed = tokio::task::spawn_blocking(move || files::remove_tree(&disk)).await;
+    if let Err(error) = removed.unwrap_or_else(|e| Err(io::Error::other(e))) {
+        tracing::warn!(%machine, %error, "cannot remove the machine's disk");
+    }
+}
+
+/// Whether a slot has ended with its work directory and its whole log in the store.
+fn is_stored(status: &SlotStatus) -> bool {
+    let SlotState::Finished { outcome, .. } = &status.state else { return false };
+    let saved = match outcome {
+        Outcome::Exited { .. } | Outcome::Signalled { .. } | Outcome::Stopped => status.saved.is_some(),
+        Outcome::TimedOut { phase } => *phase != Phase::Save && status.saved.is_some(),
+        Outcome::Failed { .. } => false,
+    };
+    saved && status.log_complete.is_some_and(|length| length <= status.log_stored)
 }
 
 /// Whether machines are still wanted, how many, and with which agent.

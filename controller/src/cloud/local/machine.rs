@@ -120,7 +120,7 @@ pub(super) fn launch(
     program: &Path,
 ) -> Result<Child, GroupError> {
     let dir = files.machine(&entry.id);
-    let root = dir.join("root");
+    let root = files.disk(&entry.id);
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
