@@ -63,10 +63,13 @@ pub(super) fn version(content: &[u8]) -> String {
 
 impl Folder {
     pub(super) fn open(root: &Path) -> io::Result<Self> {
-        if root.is_file() {
-            return Err(io::Error::other("there is a file where the folder should be"));
-        }
-        fs::create_dir_all(root)?;
+        fs::create_dir_all(root).map_err(|error| {
+            if error.kind() == io::ErrorKind::AlreadyExists {
+                io::Error::other("there is a file where the folder should be")
+            } else {
+                error
+            }
+        })?;
         let root = fs::canonicalize(root)?;
         let reader = LocalFileSystem::new_with_prefix(&root).map_err(io::Error::other)?;
         let folder = Self { root, reader };
