@@ -177,9 +177,18 @@ impl conformance::Rig for Conformance {
     }
 
     async fn take(&self, task: &TaskId, machine: &MachineId) {
-        let state = self.place.state(task);
-        let entry = state["machines"].as_array().unwrap().iter().find(|m| m["id"] == machine.0.as_str());
-        kill(entry.unwrap()["agent"]["pid"].as_i64().unwrap());
+        // A machine is alive from its launch on; its agent comes a moment later.
+        let begun = Instant::now();
+        let agent = loop {
+            let state = self.place.state(task);
+            let entry = state["machines"].as_array().unwrap().iter().find(|m| m["id"] == machine.0.as_str());
+            if let Some(pid) = entry.unwrap()["agent"]["pid"].as_i64() {
+                break pid;
+            }
+            assert!(begun.elapsed() < PATIENCE, "no agent was started on {machine}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        kill(agent);
     }
 
     async fn break_group(&self, task: &TaskId) -> bool {
