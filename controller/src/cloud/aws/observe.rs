@@ -1,0 +1,268 @@
+//! What is there of a task: group, machines, and everything else that carries its tag.
+
+use std::collections::BTreeSet;
+
+use aws_sdk_autoscaling::types::{AutoScalingGroup, Filter as GroupFilter, ScalingActivityStatusCode};
+use aws_sdk_ec2::{
+    primitives::DateTime,
+    types::{Filter, Instance, InstanceStateName, Tag},
+};
+use jiff::{
+    Timestamp,
+    fmt::strtime::BrokenDownTime,
+    tz::TimeZone,
+};
+use tpi_proto::id::{MachineId, TaskId};
+
+use super::{
+    activity::{self, Activity},
+    client::Clients,
+    error::{failed, is_absent},
+    names::{DEADLINE_TAG, END_DESTROYED, END_TAG, IAM_PATH, TASK_TAG},
+};
+use crate::cloud::{CloudError, GroupState, Leftovers, Machine, MachineEnd, Observed};
+
+/// Clocks of two services of the cloud may differ by this much.
+const CLOCK_TOLERANCE_SECONDS: i64 = 2;
+
+/// A group and its machines, as AWS tells.
+#[derive(Debug, Default)]
+pub(super) struct Sight {
+    pub(super) group: Option<AutoScalingGroup>,
+    pub(super) instances: Vec<Instance>,
+    pub(super) activities: Vec<Activity>,
+}
+
+impl Clients {
+    /// The group of that name, whoever made it.
+    pub(super) async fn group(&self, task: &TaskId) -> Result<Option<AutoScalingGroup>, CloudError> {
+        let answer = self
+            .scaling
+            .describe_auto_scaling_groups()
+            .auto_scaling_group_names(task.as_str())
+            .send()
+            .await
+            .map_err(failed(format!("looking for the group {task} in {}", self.region), Leftovers::None))?;
+        Ok(answer.auto_scaling_groups.unwrap_or_default().into_iter().next())
+    }
+
+    pub(super) async fn instances(&self, task: &TaskId) -> Result<Vec<Instance>, CloudError> {
+        let by_tag = Filter::builder().name(format!("tag:{TASK_TAG}")).values(task.as_str()).build();
+        let reservations = self
+            .ec2
+            .describe_instances()
+            .filters(by_tag)
+            .into_paginator()
+            .items()
+            .send()
+            .try_collect()
+            .await
+            .map_err(failed(format!("looking for machines of {task} in {}", self.region), Leftovers::None))?;
+        Ok(reservations.into_iter().flat_map(|r| r.instances.unwrap_or_default()).collect())
+    }
+
+    /// What the group did, the newest first; nothing when there never was one.
+    async fn activities(&self, task: &TaskId) -> Result<Vec<Activity>, CloudError> {
+        let answer = self
+            .scaling
+            .describe_scaling_activities()
+            .auto_scaling_group_name(task.as_str())
+            .include_deleted_groups(true)
+            .send()
+            .await;
+        let activities = match answer {
+            Ok(answer) => answer.activities.unwrap_or_default(),
+            Err(error) if is_absent(&error) => return Ok(Vec::new()),
+            Err(error) => {
+                let operation = format!("reading what the group {task} did in {}", self.region);
+                return Err(failed(operation, Leftovers::None)(error));
+            }
+        };
+        Ok(activities.into_iter().map(of_sdk).collect())
+    }
+
+    pub(super) async fn sight(&self, task: &TaskId) -> Result<Sight, CloudError> {
+        let (group, instances, activities) =
+            futures::future::try_join3(self.group(task), self.instances(task), self.activities(task)).await?;
+        Ok(Sight { group: group.filter(|g| is_of(g, task)), instances, activities })
+    }
+
+    /// Tasks that anything exists for in this region; roles are not of a region.
+    pub(super) async fn tasks(&self) -> Result<BTreeSet<TaskId>, CloudError> {
+        let operation = || format!("listing what carries the tag {TASK_TAG} in {}", self.region);
+        let key = Filter::builder().name("key").values(TASK_TAG).build();
+        let types = Filter::builder()
+            .name("resource-type")
+            .set_values(Some(["launch-template", "security-group"].map(str::to_owned).to_vec()))
+            .build();
+        let tagged = self.ec2.describe_tags().filters(key).filters(types).into_paginator().items().send();
+        let by_key = Filter::builder().name("tag-key").values(TASK_TAG).build();
+        // Ended machines stay visible for an hour; they are no reason to look for a task.
+        let alive = Filter::builder()
+            .name("instance-state-name")
+            .set_values(Some(
+                ["pending", "running", "shutting-down", "stopping", "stopped"].map(str::to_owned).to_vec(),
+            ))
+            .build();
+        let instances =
+            self.ec2.describe_instances().filters(by_key).filters(alive).into_paginator().items().send();
+        let by_key = GroupFilter::builder().name("tag-key").values(TASK_TAG).build();
+        let groups =
+            self.scaling.describe_auto_scaling_groups().filters(by_key).into_paginator().items().send();
+        let (tagged, reservations, groups) = futures::future::join3(
+            tagged.try_collect(),
+            instances.try_collect(),
+            groups.try_collect(),
+        )
+        .await;
+        let tagged = tagged.map_err(failed(operation(), Leftovers::None))?;
+        let reservations = reservations.map_err(failed(operation(), Leftovers::None))?;
+        let groups = groups.map_err(failed(operation(), Leftovers::None))?;
+        let instances = reservations.into_iter().flat_map(|r| r.instances.unwrap_or_default());
+        let of_instances: Vec<String> =
+            instances.filter_map(|i| tag(i.tags(), TASK_TAG).map(str::to_owned)).collect();
+        let of_groups = groups.iter().filter_map(|g| group_tag(g, TASK_TAG).map(str::to_owned));
+        let all = tagged.into_iter().filter_map(|t| t.value).chain(of_instances).chain(of_groups);
+        Ok(all.filter_map(|value| value.parse().ok()).collect())
+    }
+
+    /// Tasks that a role or a profile exists for.
+    pub(super) async fn tasks_with_roles(&self) -> Result<BTreeSet<TaskId>, CloudError> {
+        let operation = || format!("listing roles and profiles below {IAM_PATH}");
+        let roles = self.iam.list_roles().path_prefix(IAM_PATH).into_paginator().items().send();
+        let profiles =
+            self.iam.list_instance_profiles().path_prefix(IAM_PATH).into_paginator().items().send();
+        let (roles, profiles) = futures::future::join(roles.try_collect(), profiles.try_collect()).await;
+        let roles = roles.map_err(failed(operation(), Leftovers::None))?;
+        let profiles = profiles.map_err(failed(operation(), Leftovers::None))?;
+        // The emulator, unlike AWS, does not honour the prefix for profiles.
+        let roles = roles.into_iter().filter(|r| r.path == IAM_PATH).map(|r| r.role_name);
+        let profiles =
+            profiles.into_iter().filter(|p| p.path == IAM_PATH).map(|p| p.instance_profile_name);
+        Ok(roles.chain(profiles).filter_map(|name| name.parse().ok()).collect())
+    }
+}
+
+impl Sight {
+    pub(super) fn observed(&self) -> Observed {
+        let mut machines: Vec<Machine> =
+            self.instances.iter().filter_map(|i| machine(i, &self.activities)).collect();
+        machines.sort_by(|a, b| a.launched.cmp(&b.launched).then_with(|| a.id.cmp(&b.id)));
+        let alive = machines.iter().any(|m| m.ended.is_none());
+        let group = match &self.group {
+            None => GroupState::Absent,
+            Some(group) => match u32::try_from(group.desired_capacity.unwrap_or_default()).unwrap_or_default() {
+                // It exists, wants none and has none: it ended by itself, or was never started.
+                0 if !alive => GroupState::Ended,
+                size => GroupState::Active { size },
+            },
+        };
+        Observed { group, machines }
+    }
+
+    pub(super) fn alive(&self) -> impl Iterator<Item = &Instance> {
+        self.instances.iter().filter(|i| !is_over(i))
+    }
+}
+
+pub(super) fn is_over(instance: &Instance) -> bool {
+    instance.state().and_then(|s| s.name()) == Some(&InstanceStateName::Terminated)
+}
+
+pub(super) fn is_of(group: &AutoScalingGroup, task: &TaskId) -> bool {
+    group_tag(group, TASK_TAG) == Some(task.as_str())
+}
+
+fn group_tag<'a>(group: &'a AutoScalingGroup, key: &str) -> Option<&'a str> {
+    group.tags().iter().find(|t| t.key() == Some(key)).and_then(|t| t.value())
+}
+
+pub(super) fn tag<'a>(tags: &'a [Tag], key: &str) -> Option<&'a str> {
+    tags.iter().find(|t| t.key() == Some(key)).and_then(|t| t.value())
+}
+
+pub(super) fn time(time: &DateTime) -> Option<Timestamp> {
+    Timestamp::new(time.secs(), i32::try_from(time.subsec_nanos()).ok()?).ok()
+}
+
+fn of_sdk(activity: aws_sdk_autoscaling::types::Activity) -> Activity {
+    let failed = activity.status_code == Some(ScalingActivityStatusCode::Failed)
+        || activity.status_code == Some(ScalingActivityStatusCode::Cancelled);
+    Activity {
+        description: activity.description.unwrap_or_default(),
+        cause: activity.cause.unwrap_or_default(),
+        failed,
+        message: activity.status_message.unwrap_or_default(),
+        details: activity.details.unwrap_or_default(),
+        began: activity.start_time.as_ref().and_then(time).unwrap_or_default(),
+        ended: activity.end_time.as_ref().and_then(time),
+    }
+}
+
+fn machine(instance: &Instance, activities: &[Activity]) -> Option<Machine> {
+    let id = instance.instance_id()?;
+    let launched = instance.launch_time().and_then(time).unwrap_or_default();
+    let told = is_over(instance).then(|| activity::end_of(activities, id)).flatten();
+    let end = is_over(instance).then(|| {
+        let told_at = told.and_then(|(_, at)| at);
+        let at = transition_time(instance.state_transition_reason().unwrap_or_default())
+            .or(told_at)
+            .unwrap_or_else(Timestamp::now);
+        // It is told in whole seconds.
+        let at = at.max(launched);
+        (at, why(instance, told.map(|(end, _)| end), at))
+    });
+    Some(Machine {
+        id: MachineId(id.to_owned()),
+        launched,
+        ended: end.map(|e| e.0),
+        end: end.map(|e| e.1),
+        usd_per_hour: None,
+    })
+}
+
+/// Tags know best, then the group's own words, then the time.
+fn why(instance: &Instance, told: Option<MachineEnd>, at: Timestamp) -> MachineEnd {
+    if tag(instance.tags(), END_TAG) == Some(END_DESTROYED) {
+        return MachineEnd::Destroyed;
+    }
+    let interrupted = instance
+        .state_reason()
+        .and_then(|r| r.code())
+        .is_some_and(|code| code.starts_with("Server.Spot") || code.starts_with("Server.Insufficient"));
+    if interrupted {
+        return MachineEnd::Lost;
+    }
+    if let Some(end) = told {
+        return end;
+    }
+    let deadline = tag(instance.tags(), DEADLINE_TAG).and_then(|text| text.parse::<i64>().ok());
+    if deadline.is_some_and(|deadline| at.as_second() + CLOCK_TOLERANCE_SECONDS >= deadline) {
+        return MachineEnd::Deadline;
+    }
+    MachineEnd::Lost
+}
+
+/// The time in `User initiated (2026-01-01 00:00:00 GMT)`.
+fn transition_time(reason: &str) -> Option<Timestamp> {
+    let (_, rest) = reason.split_once('(')?;
+    let (text, _) = rest.split_once(')')?;
+    let text = text.strip_suffix("GMT").or_else(|| text.strip_suffix("UTC"))?.trim();
+    let broken = BrokenDownTime::parse("%Y-%m-%d %H:%M:%S", text).ok()?;
+    Some(broken.to_datetime().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_an_end_is_read() {
+        let expected: Timestamp = "2026-01-02T03:04:05Z".parse().expect("a time");
+        assert_eq!(transition_time("User initiated (2026-01-02 03:04:05 GMT)"), Some(expected));
+        assert_eq!(transition_time("User initiated (2026-01-02 03:04:05 UTC)"), Some(expected));
+        for none in ["", "User initiated", "Server.SpotInstanceTermination", "x (yesterday)"] {
+            assert_eq!(transition_time(none), None, "{none}");
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Policies: what machines may do, and what the caller has to be allowed. Pure, with golden files.
+
+use serde_json::{Value, json};
+use tpi_proto::id::TaskId;
+use tpi_store::layout::{self, TaskKeys};
+use url::Url;
+
+use super::names::{IAM_PATH, TASK_TAG};
+
+const VERSION: &str = "2012-10-17";
+
+/// A bucket and a path in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Bucket {
+    /// Its name.
+    pub(super) name: String,
+    /// Without slashes at its ends; empty: the whole bucket.
+    prefix: String,
+}
+
+impl Bucket {
+    /// Of a store's URL; `None` when it is not in S3.
+    pub(super) fn of(store: &Url) -> Option<Self> {
+        let name = store.host_str().filter(|_| store.scheme() == "s3")?.to_owned();
+        Some(Self { name, prefix: store.path().trim_matches('/').to_owned() })
+    }
+
+    fn key(&self, key: &str) -> String {
+        if self.prefix.is_empty() { key.to_owned() } else { format!("{}/{key}", self.prefix) }
+    }
+
+    fn arn(&self, partition: &str, key: &str) -> String {
+        format!("arn:{partition}:s3:::{}/{}", self.name, self.key(key))
+    }
+}
+
+/// Who may become the machines' role: machines.
+pub(super) fn trust() -> Value {
+    json!({
+        "Version": VERSION,
+        "Statement": [{
+            "Effect": "Allow",
+            "Principal": { "Service": "ec2.amazonaws.com" },
+            "Action": "sts:AssumeRole",
+        }],
+    })
+}
+
+/// What the machines of one task may do: work with this task's objects, read shared content by its hash, and
+/// take themselves out of their own group.
+pub(super) fn machine(partition: &str, region: &str, account: &str, bucket: &Bucket, task: &TaskId) -> Value {
+    let keys = TaskKeys::new(task);
+    let of_task = |rest: &str| bucket.arn(partition, &format!("{}/{rest}", keys.root()));
+    let group = format!(
+        "arn:{partition}:autoscaling:{region}:{account}:autoScalingGroup:*:autoScalingGroupName/{task}"
+    );
+    json!({
+        "Version": VERSION,
+        "Statement": [
+            {
+                "Sid": "OwnObjects",
+                "Effect": "Allow",
+                "Action": [
+                    "s3:GetObject",
+                    "s3:PutObject",
+                    "s3:DeleteObject",
+                    "s3:AbortMultipartUpload",
+                ],
+                "Resource": of_task("*"),
+            },
+            {
+                // Who may attach, and with what a task runs, is decided by callers alone.
+                "Sid": "NotWhatCallersWrite",
+                "Effect": "Deny",
+                "Action": ["s3:PutObject", "s3:DeleteObject"],
+                "Resource": [
+                    bucket.arn(partition, &keys.record()),
+                    bucket.arn(partition, &keys.environment()),
+                    bucket.arn(partition, &keys.input()),
+                    of_task("agent/*"),
+                    of_task("clients/*"),
+                ],
+            },
+            {
+                "Sid": "SharedContentByItsHash",
+                "Effect": "Allow",
+                "Action": "s3:GetObject",
+                "Resource": bucket.arn(partition, &format!("{}/*", layout::CACHE)),
+            },
+            {
+                // Without it an object that is absent is answered with 403. A read has no prefix, hence IfExists.
+                "Sid": "OwnNames",
+                "Effect": "Allow",
+                "Action": "s3:ListBucket",
+                "Resource": format!("arn:{partition}:s3:::{}", bucket.name),
+                "Condition": {
+                    "StringLikeIfExists": { "s3:prefix": bucket.key(&format!("{}/*", keys.root())) },
+                },
+            },
+            {
+                "Sid": "OwnRelease",
+                "Effect": "Allow",
+                "Action": "autoscaling:TerminateInstanceInAutoScalingGroup",
+                "Resource": group,
+            },
+        ],
+    })
+}
+
+/// The least that a caller has to be allowed, for every command. `permission_set` makes the statements about
+/// roles unnecessary, except passing that very role.
+#[must_use]
+pub fn caller(partition: &str) -> Value {
+    let roles = format!("arn:{partition}:iam::*:role{IAM_PATH}*");
+    let profiles = format!("arn:{partition}:iam::*:instance-profile{IAM_PATH}*");
+    let ours = |service: &str| json!({ "StringLike": { format!("{service}:ResourceTag/{TASK_TAG}"): "tpi-*" } });
+    json!({
+        "Version": VERSION,
+        "Statement": [
+            {
+                "Sid": "Look",
+                "Effect": "Allow",
+                "Action": [
+                    "autoscaling:DescribeAutoScalingGroups",
+                    "autoscaling:DescribeScalingActivities",
+                    "autoscaling:DescribeScheduledActions",
+                    "ec2:DescribeImages",
+                    "ec2:DescribeInstanceTypeOfferings",
+                    "ec2:DescribeInstanceTypes",
+                    "ec2:DescribeInstances",
+                    "ec2:DescribeLaunchTemplates",
+                    "ec2:DescribeSecurityGroups",
+                    "ec2:DescribeSubnets",
+                    "ec2:DescribeTags",
+                    "ec2:DescribeVolumes",
+                    "iam:ListRoles",
+                    "iam:ListInstanceProfiles",
+                ],
+                "Resource": "*",
+            },
+            {
+                "Sid": "Make",
+                "Effect": "Allow",
+                "Action": [
+                    "ec2:AuthorizeSecurityGroupIngress",
+                    "ec2:CreateLaunchTemplate",
+                    "ec2:CreateSecurityGroup",
+                    "ec2:CreateTags",
+                    "ec2:RunInstances",
+                ],
+                "Resource": "*",
+            },
+            {
+                "Sid": "RemoveOnlyOurs",
+                "Effect": "Allow",
+                "Action": [
+                    "ec2:DeleteLaunchTemplate",
+                    "ec2:DeleteSecurityGroup",
+                    "ec2:DeleteVolume",
+                    "ec2:TerminateInstances",
+                ],
+                "Resource": "*",
+                "Condition": ours("aws"),
+            },
+            {
+                "Sid": "Groups",
+                "Effect": "Allow",
+                "Action": [
+                    "autoscaling:CreateAutoScalingGroup",
+                    "autoscaling:CreateOrUpdateTags",
+                    "autoscaling:DeleteAutoScalingGroup",
+                    "autoscaling:PutScheduledUpdateGroupAction",
+                    "autoscaling:SuspendProcesses",
+                    "autoscaling:UpdateAutoScalingGroup",
+                ],
+                "Resource": format!(
+                    "arn:{partition}:autoscaling:*:*:autoScalingGroup:*:autoScalingGroupName/tpi-*"
+                ),
+            },
+            {
+                "Sid": "Roles",
+                "Effect": "Allow",
+                "Action": [
+                    "iam:AddRoleToInstanceProfile",
+                    "iam:CreateInstanceProfile",
+                    "iam:CreateRole",
+                    "iam:DeleteInstanceProfile",
+                    "iam:DeleteRole",
+                    "iam:DeleteRolePolicy",
+                    "iam:GetInstanceProfile",
+                    "iam:GetRole",
+                    "iam:PutRolePolicy",
+                    "iam:RemoveRoleFromInstanceProfile",
+                    "iam:TagInstanceProfile",
+                    "iam:TagRole",
+                ],
+                "Resource": [roles.clone(), profiles],
+            },
+            {
+                "Sid": "PassRolesToMachinesOnly",
+                "Effect": "Allow",
+                "Action": "iam:PassRole",
+                "Resource": roles,
+                "Condition": { "StringEquals": { "iam:PassedToService": "ec2.amazonaws.com" } },
+            },
+            {
+                "Sid": "FirstUseOfAnAccount",
+                "Effect": "Allow",
+                "Action": "iam:CreateServiceLinkedRole",
+                "Resource": format!("arn:{partition}:iam::*:role/aws-service-role/*"),
+                "Condition": {
+                    "StringEquals": {
+                        "iam:AWSServiceName": ["autoscaling.amazonaws.com", "spot.amazonaws.com"],
+                    },
+                },
+            },
+            {
+                "Sid": "Store",
+                "Effect": "Allow",
+                "Action": [
+                    "s3:AbortMultipartUpload",
+                    "s3:CreateBucket",
+                    "s3:DeleteObject",
+                    "s3:GetObject",
+                    "s3:ListBucket",
+                    "s3:PutBucketPublicAccessBlock",
+                    "s3:PutEncryptionConfiguration",
+                    "s3:PutLifecycleConfiguration",
+                    "s3:PutObject",
+                ],
+                "Resource": [
+                    format!("arn:{partition}:s3:::tpi-*"),
+                    format!("arn:{partition}:s3:::tpi-*/*"),
+                ],
+            },
+        ],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pretty(value: &Value) -> String {
+        serde_json::to_string_pretty(value).expect("encodes")
+    }
+
+    fn task() -> TaskId {
+        TaskId::deterministic("test").expect("a name")
+    }
+
+    #[test]
+    fn machines_may_do_little() {
+        let bucket = Bucket::of(&Url::parse("s3://bucket/some/path/").expect("a URL")).expect("a bucket");
+        insta::assert_snapshot!(pretty(&machine("aws", "us-west-1", "123456789012", &bucket, &task())));
+    }
+
+    #[test]
+    fn callers_need_this() {
+        insta::assert_snapshot!(pretty(&caller("aws")));
+    }
+
+    #[test]
+    fn only_machines_become_the_role() {
+        insta::assert_snapshot!(pretty(&trust()));
+    }
+
+    #[test]
+    fn policies_fit_into_what_aws_takes() {
+        let bucket = Bucket::of(&Url::parse(&format!("s3://{}/{}", "b".repeat(63), "p".repeat(300))).expect("a URL"))
+            .expect("a bucket");
+        let id = TaskId::seeded(&"n".repeat(28), b"seed").expect("a name");
+        let policy = machine("aws-us-gov", "us-gov-west-1", "123456789012", &bucket, &id).to_string();
+        assert!(policy.len() < 10_240, "{} characters in a role's inline policies", policy.len());
+        assert!(caller("aws").to_string().len() < 6_144, "a managed policy");
+    }
+
+    #[test]
+    fn stores_outside_s3_have_no_bucket() {
+        for other in ["file:///tmp/x", "memory://x"] {
+            assert_eq!(Bucket::of(&Url::parse(other).expect("a URL")), None);
+        }
+    }
+}
