@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tpi_proto::{
     id::{MachineId, RunId, TaskId},
-    machine::{Addresses, HttpCall, MachineConfig, Signing},
+    machine::{Addresses, HttpCall, MachineConfig},
 };
 use tpi_store::{
     Store, StoreError,
@@ -238,7 +238,6 @@ async fn ask(
     for (name, value) in &call.headers {
         request = request.header(name, value);
     }
-    let Signing::None = call.signing;
     if !call.body.is_empty() {
         request = request.body(fill(&call.body));
     }

@@ -16,15 +16,16 @@ use crate::id::{MachineId, TaskId};
 /// Version of [`MachineConfig`].
 pub const MACHINE_CONFIG_VERSION: u32 = 1;
 
-/// All that an agent needs to start from.
+/// All that an agent needs to start from. In user-data, which all machines of a group share, `Machine` is a
+/// [`MachineName`]; an agent begins by finding out which machine it is on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MachineConfig {
+pub struct MachineConfig<Machine = MachineId> {
     /// Version of this shape; an agent refuses one it does not know.
     pub version: u32,
     /// Whose machine this is.
     pub task: TaskId,
     /// This boot.
-    pub machine: MachineId,
+    pub machine: Machine,
     /// Number of slots of the task.
     pub slots: u32,
     /// Root of the store: `file:///…`, `s3://bucket/prefix`, `memory://` in tests.
@@ -34,9 +35,9 @@ pub struct MachineConfig {
     pub credentials: Credentials,
     /// When the task ends, whatever happens.
     pub deadline: Timestamp,
-    /// Where preemption notices appear; absent: there are none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub preemption: Option<PreemptionNotice>,
+    /// Where notices appear that the machine is, or may soon be, taken back; empty: there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub preemption: Vec<PreemptionNotice>,
     /// How this machine takes itself out of its group; absent: powering off is enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<HttpCall>,
@@ -59,18 +60,60 @@ pub struct MachineConfig {
     pub environment: BTreeMap<String, String>,
 }
 
-/// How an agent obtains what it needs to reach the store.
+impl<Machine> MachineConfig<Machine> {
+    /// The same for a machine whose name is now known.
+    #[must_use]
+    pub fn on(self, machine: MachineId) -> MachineConfig {
+        MachineConfig {
+            version: self.version,
+            task: self.task,
+            machine,
+            slots: self.slots,
+            store: self.store,
+            credentials: self.credentials,
+            deadline: self.deadline,
+            preemption: self.preemption,
+            release: self.release,
+            power_off: self.power_off,
+            listen: self.listen,
+            addresses: self.addresses,
+            root: self.root,
+            timings: self.timings,
+            environment: self.environment,
+        }
+    }
+}
+
+/// How a machine learns its own name. On the wire a plain string, or `{"ask": call}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum MachineName {
+    /// It is known where the configuration is written.
+    Fixed(MachineId),
+    /// A metadata service tells: the call answers with the name as plain text.
+    Ask {
+        /// The call; `{machine}` means nothing in it.
+        ask: HttpCall,
+    },
+}
+
+/// How an agent obtains what it needs to reach the store, and to sign requests ([`Signing`]).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Credentials {
     /// None needed (`file://`), or the process environment has them (tests, development).
     #[default]
     Environment,
-    /// The instance metadata service of AWS, version 2.
+    /// Those of the instance's role, from the instance metadata service of AWS, version 2 only.
     AwsInstance {
-        /// Address of the service when it is not the usual one.
+        /// Address of that service when it is not the usual one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         endpoint: Option<Url>,
+        /// Region of the store's bucket.
+        region: String,
+        /// Address of S3 when it is not the region's usual one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        store_endpoint: Option<Url>,
     },
 }
 
@@ -96,7 +139,7 @@ impl Default for Addresses {
     }
 }
 
-/// A preemption notice is there when the call answers 200 and, where given, the body contains a text.
+/// A notice is there when the call answers 200 and, where given, the body contains a text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PreemptionNotice {
     /// What to ask.
@@ -106,6 +149,20 @@ pub struct PreemptionNotice {
     pub contains: Option<String>,
     /// How often to ask, in milliseconds.
     pub interval_millis: u64,
+    /// What the notice is a reason for.
+    #[serde(default)]
+    pub effect: NoticeEffect,
+}
+
+/// What an agent does about a notice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoticeEffect {
+    /// The machine goes: end the script, save, leave the slot to another machine.
+    #[default]
+    Interrupt,
+    /// The machine may go: save now, and run on.
+    Save,
 }
 
 /// One HTTP request. `{task}`, `{machine}`, `{slot}` and `{attempt}` are replaced in url and body.
@@ -119,11 +176,28 @@ pub struct HttpCall {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
     /// Template of the body.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub body: String,
+    /// A call to be made first, whose answer this one carries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenCall>,
     /// How the request proves who sends it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Signing::is_none")]
     pub signing: Signing,
+}
+
+/// A call whose answer's body becomes a header of another call. Asked anew each time, so it never expires.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenCall {
+    /// As in [`HttpCall`].
+    pub method: String,
+    /// Where to; nothing is replaced in it.
+    pub url: String,
+    /// Sent as they are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// Header of the other call that carries the answer.
+    pub header: String,
 }
 
 /// How a request is signed.
@@ -133,6 +207,22 @@ pub enum Signing {
     /// Not at all; a header may carry a token.
     #[default]
     None,
+    /// AWS Signature Version 4, with the credentials of [`Credentials`].
+    AwsV4 {
+        /// Name of the service in the signature's scope (`autoscaling`).
+        service: String,
+        /// Region in the signature's scope.
+        region: String,
+    },
+}
+
+impl Signing {
+    fn is_none(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::AwsV4 { .. } => false,
+        }
+    }
 }
 
 /// Timings, all in milliseconds. Machines of a cloud use the defaults; the local cloud is quicker.

@@ -118,7 +118,7 @@ impl Rig {
             store: store.url().clone(),
             credentials: tpi_proto::machine::Credentials::Environment,
             deadline: Timestamp::now() + SignedDuration::from_hours(1),
-            preemption: None,
+            preemption: Vec::new(),
             release: None,
             power_off: false,
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),

@@ -182,7 +182,7 @@ impl Driver {
         );
         beside.spawn(sampler.run(telemetry_stop.clone()));
 
-        if let Some(notice) = config.preemption.clone() {
+        for notice in config.preemption.clone() {
             let names = Names { task: config.task.clone(), machine: config.machine.clone(), run: Some(run) };
             beside.spawn(preemption::watch(notice, names, events.clone()));
         }

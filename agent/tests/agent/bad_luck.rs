@@ -274,7 +274,7 @@ async fn a_preemption_notice_saves_and_leaves_and_the_end_releases() -> Result<(
     ))
     .await?;
     let mut config = task.config("m1");
-    config.preemption = Some(group.notice());
+    config.preemption = vec![group.notice()];
     config.release = Some(group.release());
     let mut first = task.start_with(&config, &[])?;
     task.status(SlotIndex(0), |s| s.log_stored == 6).await?;

@@ -16,8 +16,8 @@ use tempfile::TempDir;
 use tpi_proto::{
     id::{MachineId, RunId, SlotIndex, TaskId},
     machine::{
-        Addresses, Credentials, HttpCall, MACHINE_CONFIG_VERSION, MachineConfig, PreemptionNotice, Signing,
-        Timings,
+        Addresses, Credentials, HttpCall, MACHINE_CONFIG_VERSION, MachineConfig, NoticeEffect,
+        PreemptionNotice, Signing, Timings,
     },
     spec::{CloudName, Ingress, Spot, StorageSpec, TaskSpec},
     state::{Outcome, SlotState, SlotStatus},
@@ -125,7 +125,7 @@ impl Task {
             store: self.store.url().clone(),
             credentials: Credentials::Environment,
             deadline: self.deadline,
-            preemption: None,
+            preemption: Vec::new(),
             release: None,
             power_off: false,
             listen: None,
@@ -240,13 +240,19 @@ impl Group {
             url: format!("http://{}{path}", self.address),
             headers: BTreeMap::from([("x-token".to_owned(), "t".to_owned())]),
             body: String::new(),
+            token: None,
             signing: Signing::None,
         }
     }
 
     pub(crate) fn notice(&self) -> PreemptionNotice {
         let call = self.call("GET", "/notice");
-        PreemptionNotice { call, contains: Some("terminate".to_owned()), interval_millis: 100 }
+        PreemptionNotice {
+            call,
+            contains: Some("terminate".to_owned()),
+            interval_millis: 100,
+            effect: NoticeEffect::Interrupt,
+        }
     }
 
     pub(crate) fn release(&self) -> HttpCall {

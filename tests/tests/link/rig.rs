@@ -129,7 +129,7 @@ impl Rig {
             store: self.store.url().clone(),
             credentials: Credentials::Environment,
             deadline: Timestamp::now() + SignedDuration::from_hours(1),
-            preemption: None,
+            preemption: Vec::new(),
             release: None,
             power_off: false,
             listen: listens.then_some(([127, 0, 0, 1], 0).into()),

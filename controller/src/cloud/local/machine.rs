@@ -146,7 +146,7 @@ pub(super) fn launch(
         store: config.store.clone(),
         credentials: Credentials::Environment,
         deadline: config.deadline,
-        preemption: None,
+        preemption: Vec::new(),
         release: Some(release::call(port, &entry.token)),
         power_off: false,
         listen: config.listen.then(|| ([127, 0, 0, 1], 0).into()),

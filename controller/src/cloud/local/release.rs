@@ -30,6 +30,7 @@ pub(super) fn call(port: u16, token: &str) -> HttpCall {
         url: format!("http://127.0.0.1:{port}/release/{{machine}}"),
         headers: [(TOKEN.to_owned(), token.to_owned())].into(),
         body: String::new(),
+        token: None,
         signing: Signing::None,
     }
 }
