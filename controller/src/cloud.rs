@@ -14,6 +14,8 @@ use tpi_proto::{
 };
 use url::Url;
 
+#[cfg(feature = "aws")]
+pub mod aws;
 pub mod conformance;
 #[cfg(feature = "local")]
 pub mod local;
@@ -218,7 +220,9 @@ impl Registry {
         let registry = Self::empty();
         #[cfg(feature = "local")]
         let registry = registry.with(Arc::new(local::Local::new(home)));
-        #[cfg(not(feature = "local"))]
+        #[cfg(feature = "aws")]
+        let registry = registry.with(Arc::new(aws::Aws::new(home)));
+        #[cfg(not(any(feature = "local", feature = "aws")))]
         let _home = home;
         registry
     }

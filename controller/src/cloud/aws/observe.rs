@@ -249,7 +249,7 @@ fn transition_time(reason: &str) -> Option<Timestamp> {
     let (text, _) = rest.split_once(')')?;
     let text = text.strip_suffix("GMT").or_else(|| text.strip_suffix("UTC"))?.trim();
     let broken = BrokenDownTime::parse("%Y-%m-%d %H:%M:%S", text).ok()?;
-    Some(broken.to_datetime().ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp())
+    TimeZone::UTC.to_timestamp(broken.to_datetime().ok()?).ok()
 }
 
 #[cfg(test)]

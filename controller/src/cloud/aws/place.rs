@@ -6,10 +6,10 @@ use crate::spec::place::{MACHINES, REGIONS};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlaceError {
     /// Not a region's name.
-    #[error("{0:?} is not a region of AWS (one of {1}, or a name such as eu-central-1)", known(&REGIONS))]
+    #[error("{0:?} is not a region of AWS (one of {known}, or a name such as eu-central-1)", known = known(&REGIONS))]
     Region(String),
     /// Not a machine's name.
-    #[error("{0:?} is not a machine of AWS (one of {1}, or a type such as c7i.4xlarge)", machine_names())]
+    #[error("{0:?} is not a machine of AWS (one of {known}, or a type such as c7i.4xlarge)", known = machine_names())]
     Machine(String),
     /// An alias of machines that AWS has given up.
     #[error("{alias} stands for {family}, which AWS no longer has: use {instead} instead")]

@@ -25,7 +25,8 @@ impl Bucket {
         Some(Self { name, prefix: store.path().trim_matches('/').to_owned() })
     }
 
-    fn key(&self, key: &str) -> String {
+    /// A key of the store as the bucket has it.
+    pub(super) fn key(&self, key: &str) -> String {
         if self.prefix.is_empty() { key.to_owned() } else { format!("{}/{key}", self.prefix) }
     }
 
