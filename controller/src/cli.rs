@@ -21,6 +21,8 @@ use interrupt::Interrupt;
 use ui::{Color, Format, Manner, Ui};
 
 mod attach;
+#[cfg(feature = "aws")]
+mod aws;
 mod completions;
 mod destroy;
 mod diagnostics;
@@ -94,6 +96,8 @@ enum Command {
     Task(TaskCommand),
     Completions(completions::Args),
     Man(man::Args),
+    #[cfg(feature = "aws")]
+    Aws(aws::Args),
     #[cfg(feature = "local")]
     LocalGroup(local_group::Args),
 }
@@ -300,6 +304,8 @@ async fn dispatch(global: Global, command: Command, ui: &Ui) -> Result<Exit, Cli
     match command {
         Command::Completions(args) => completions::run(ui, &args),
         Command::Man(args) => man::run(ui, &args),
+        #[cfg(feature = "aws")]
+        Command::Aws(args) => aws::run(ui, &args),
         #[cfg(feature = "local")]
         Command::LocalGroup(args) => local_group::run(args).await,
         Command::Task(command) => on_task(global, command, ui).await,

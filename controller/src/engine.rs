@@ -6,7 +6,10 @@
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
-use tpi_proto::{id::TaskId, spec::CloudName};
+use tpi_proto::{
+    id::TaskId,
+    spec::{CloudName, TaskSpec},
+};
 use tpi_store::{Store, record::TaskRecord};
 use url::Url;
 
@@ -121,6 +124,28 @@ impl Engine {
                 Err(EngineError::new(ErrorKind::User, format!("the cloud {cloud} has no default store yet"))
                     .hint("name one by its URL with `--store`"))
             }
+        }
+    }
+
+    /// Where a new task has its record: in the user's own bucket where one is given.
+    fn store_url_of(&self, spec: &TaskSpec) -> Result<Url, EngineError> {
+        let Some(container) = &spec.storage.container else { return self.store_url(spec.cloud) };
+        match spec.cloud {
+            CloudName::Aws => Url::parse(&format!("s3://{container}")).map_err(|error| {
+                EngineError::new(ErrorKind::User, format!("naming the bucket {container:?} as a URL"))
+                    .because(error)
+                    .hint("give `--storage BUCKET/PATH`")
+            }),
+            CloudName::Local | CloudName::Gcp | CloudName::Az | CloudName::K8s => self.store_url(spec.cloud),
+        }
+    }
+
+    /// Whether tasks of a cloud may have their records in a store; machines elsewhere reach no folder of this
+    /// computer.
+    fn may_keep(cloud: CloudName, store: &Url) -> bool {
+        match cloud {
+            CloudName::Aws => store.scheme() == "s3",
+            CloudName::Local | CloudName::Gcp | CloudName::Az | CloudName::K8s => true,
         }
     }
 

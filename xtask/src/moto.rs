@@ -1,4 +1,4 @@
-//! An S3 emulator on the loopback interface: moto's server, in a virtual environment below `target/tools`.
+//! An emulator of AWS on the loopback interface: moto's server, in a virtual environment below `target/tools`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -26,6 +26,10 @@ pub(crate) fn start(root: &Path) -> Result<Moto> {
         "moto",
         Command::new(place.join("bin/python"))
             .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()])
+            // The images it brings are of 2017, and it believes in any name of an image or a type.
+            .env("MOTO_AMIS_PATH", root.join("xtask/src/moto_images.json"))
+            .env("MOTO_ENABLE_AMI_VALIDATION", "true")
+            .env("MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION", "true")
             .stdout(Stdio::from(log.try_clone()?))
             .stderr(Stdio::from(log)),
     )?;

@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | `TPI_AGENT`, `TPI_CONTROLLER` | the static binaries | the run fails |
 //! | `TPI_TEST_S3_ENDPOINT` | an S3 emulator, [`crate::moto`] | tests of the S3 backend say `SKIPPED` |
+//! | `TPI_TEST_AWS_ENDPOINT` | the same emulator, which has the rest of AWS too | tests of the cloud `aws` say `SKIPPED` |
 //! | `TPI_TEST_DOCKER_HOST` | a Docker engine with the image `tpi-test:busybox`, [`crate::docker`] | tests of containers say `SKIPPED` |
 
 #![expect(clippy::print_stdout, reason = "a program for people: it prints")]
@@ -95,10 +96,11 @@ fn tests(root: &Path, options: &Options, interrupt: &Interrupt, summary: &mut Su
     let emulator = moto::start(root);
     match &emulator {
         Ok(emulator) => {
-            println!("S3 emulator   {}", emulator.endpoint);
+            println!("AWS emulator  {}", emulator.endpoint);
             environment.push(("TPI_TEST_S3_ENDPOINT", emulator.endpoint.clone().into()));
+            environment.push(("TPI_TEST_AWS_ENDPOINT", emulator.endpoint.clone().into()));
         }
-        Err(error) => summary.skip("S3 emulator", &format!("{error:#}")),
+        Err(error) => summary.skip("AWS emulator", &format!("{error:#}")),
     }
     let engine = docker::start(root);
     match &engine {
@@ -119,15 +121,44 @@ fn tests(root: &Path, options: &Options, interrupt: &Interrupt, summary: &mut Su
     }
     command.args(&options.filter);
     // The output of tests that passed is wanted for one thing: what they skipped.
-    command.args(["--", "--show-output"]).envs(environment);
-    cargo_test(root, command, interrupt, summary)
+    command.args(["--", "--show-output"]).envs(environment.clone());
+    cargo_test(root, command, "test.log", interrupt, summary)?;
+    if options.package.is_empty() || options.package.iter().any(|package| package == "tpi-controller") {
+        aws(root, options, environment, interrupt, summary)?;
+    }
+    Ok(())
 }
 
-/// Runs it with its whole output in `target/test.log` and the part worth reading on the terminal.
-fn cargo_test(root: &Path, mut command: Command, interrupt: &Interrupt, summary: &mut Summary) -> Result<()> {
+/// The cloud that no default build carries, because its SDK takes minutes to compile.
+fn aws(
+    root: &Path,
+    options: &Options,
+    environment: Vec<(&str, OsString)>,
+    interrupt: &Interrupt,
+    summary: &mut Summary,
+) -> Result<()> {
+    if interrupt.happened() {
+        return Ok(());
+    }
+    heading("tests of the cloud aws");
+    let package = ["--package", "tpi-controller", "--features", "aws"];
+    let mut command = cargo(root, &[&["test", "--no-fail-fast"], &package[..], &["--lib", "--test", "aws"]].concat());
+    command.args(&options.filter);
+    command.args(["--", "--show-output"]).envs(environment);
+    cargo_test(root, command, "test-aws.log", interrupt, summary)
+}
+
+/// Runs it with its whole output in a file below `target` and the part worth reading on the terminal.
+fn cargo_test(
+    root: &Path,
+    mut command: Command,
+    log_name: &str,
+    interrupt: &Interrupt,
+    summary: &mut Summary,
+) -> Result<()> {
     let (reader, writer) = std::io::pipe()?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-    let mut log = std::fs::File::create(root.join("target/test.log"))?;
+    let mut log = std::fs::File::create(root.join("target").join(log_name))?;
     let (report, status) = std::thread::scope(|scope| {
         let reading = scope.spawn(move || -> Result<Report> {
             let mut report = Report::default();
@@ -151,7 +182,7 @@ fn cargo_test(root: &Path, mut command: Command, interrupt: &Interrupt, summary:
     let complete = report.failed() > 0 || status.success();
     summary.tests(report);
     if !complete {
-        summary.fail("cargo test", &format!("{status}; its whole output is in target/test.log"));
+        summary.fail("cargo test", &format!("{status}; its whole output is in target/{log_name}"));
     }
     Ok(())
 }

@@ -40,7 +40,7 @@ mod observe;
 pub mod place;
 mod policy;
 
-pub use policy::caller as caller_policy;
+pub use policy::{any_machine as any_machine_policy, caller as caller_policy};
 
 /// What the address is that this computer is seen with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

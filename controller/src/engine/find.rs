@@ -26,14 +26,13 @@ fn open(url: &url::Url) -> Result<Store, EngineError> {
     Store::open(url).map_err(EngineError::store(format!("opening the store {url}")))
 }
 
-/// The default store of every cloud.
+/// The default store of every cloud that has one; tasks of others are found by what is noted here.
 fn places(engine: &Engine) -> Result<Vec<Place>, EngineError> {
-    engine
-        .settings()
-        .clouds
-        .names()
-        .map(|cloud| Ok(Place { cloud, store: open(&engine.store_url(cloud)?)? }))
-        .collect()
+    let stores = engine.settings().clouds.names().filter_map(|cloud| {
+        let url = engine.store_url(cloud).ok().filter(|url| Engine::may_keep(cloud, url))?;
+        Some((cloud, url))
+    });
+    stores.map(|(cloud, url)| Ok(Place { cloud, store: open(&url)? })).collect()
 }
 
 fn not_found(text: &str) -> EngineError {

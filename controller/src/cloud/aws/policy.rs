@@ -50,11 +50,23 @@ pub(super) fn trust() -> Value {
 /// What the machines of one task may do: work with this task's objects, read shared content by its hash, and
 /// take themselves out of their own group.
 pub(super) fn machine(partition: &str, region: &str, account: &str, bucket: &Bucket, task: &TaskId) -> Value {
-    let keys = TaskKeys::new(task);
-    let of_task = |rest: &str| bucket.arn(partition, &format!("{}/{rest}", keys.root()));
-    let group = format!(
-        "arn:{partition}:autoscaling:{region}:{account}:autoScalingGroup:*:autoScalingGroupName/{task}"
-    );
+    let place = format!("{partition}:autoscaling:{region}:{account}");
+    of_machines(partition, bucket, TaskKeys::new(task).root(), &place, task.as_str())
+}
+
+/// The same for the machines of any task whose objects are in `storage` (`BUCKET/PATH`): for a role of the
+/// user's own.
+#[must_use]
+pub fn any_machine(partition: &str, storage: &str) -> Value {
+    let (name, prefix) = storage.split_once('/').unwrap_or((storage, ""));
+    let bucket = Bucket { name: name.to_owned(), prefix: prefix.trim_matches('/').to_owned() };
+    let place = format!("{partition}:autoscaling:*:*");
+    of_machines(partition, &bucket, &format!("{}/tpi-*", layout::TASKS), &place, "tpi-*")
+}
+
+fn of_machines(partition: &str, bucket: &Bucket, root: &str, place: &str, name: &str) -> Value {
+    let of_task = |rest: &str| bucket.arn(partition, &format!("{root}/{rest}"));
+    let group = format!("arn:{place}:autoScalingGroup:*:autoScalingGroupName/{name}");
     json!({
         "Version": VERSION,
         "Statement": [
@@ -75,9 +87,9 @@ pub(super) fn machine(partition: &str, region: &str, account: &str, bucket: &Buc
                 "Effect": "Deny",
                 "Action": ["s3:PutObject", "s3:DeleteObject"],
                 "Resource": [
-                    bucket.arn(partition, &keys.record()),
-                    bucket.arn(partition, &keys.environment()),
-                    bucket.arn(partition, &keys.input()),
+                    of_task("record.json"),
+                    of_task("environment"),
+                    of_task("input.json"),
                     of_task("agent/*"),
                     of_task("clients/*"),
                 ],
@@ -95,7 +107,7 @@ pub(super) fn machine(partition: &str, region: &str, account: &str, bucket: &Buc
                 "Action": "s3:ListBucket",
                 "Resource": format!("arn:{partition}:s3:::{}", bucket.name),
                 "Condition": {
-                    "StringLikeIfExists": { "s3:prefix": bucket.key(&format!("{}/*", keys.root())) },
+                    "StringLikeIfExists": { "s3:prefix": bucket.key(&format!("{root}/*")) },
                 },
             },
             {
@@ -254,6 +266,22 @@ mod tests {
     fn machines_may_do_little() {
         let bucket = Bucket::of(&Url::parse("s3://bucket/some/path/").expect("a URL")).expect("a bucket");
         insta::assert_snapshot!(pretty(&machine("aws", "us-west-1", "123456789012", &bucket, &task())));
+    }
+
+    #[test]
+    fn the_policy_denies_what_the_layout_says_callers_write() {
+        let bucket = Bucket::of(&Url::parse("s3://bucket").expect("a URL")).expect("a bucket");
+        let policy = machine("aws", "us-west-1", "123456789012", &bucket, &task()).to_string();
+        let keys = TaskKeys::new(&task());
+        for key in [keys.record(), keys.environment(), keys.input()] {
+            assert!(policy.contains(&format!("arn:aws:s3:::bucket/{key}\"")), "{key}");
+        }
+        assert!(policy.contains(&format!("arn:aws:s3:::bucket/{}/*", keys.clients())));
+    }
+
+    #[test]
+    fn a_role_of_ones_own_needs_this() {
+        insta::assert_snapshot!(pretty(&any_machine("aws", "bucket/some/path")));
     }
 
     #[test]
