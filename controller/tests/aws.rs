@@ -117,7 +117,9 @@ impl Place {
         let by_tag = [("Filter.1.Name", "tag:tpi:task"), ("Filter.1.Value.1", task.as_str())];
         let instances = self.api.done("ec2", "DescribeInstances", &by_tag);
         let states = instances.split("<instanceState>").skip(1);
-        left.extend(states.map(|s| text(s, "name")).filter(|s| s != "terminated").map(|s| format!("instance {s}")));
+        left.extend(
+            states.map(|s| text(s, "name")).filter(|s| s != "terminated").map(|s| format!("instance {s}")),
+        );
         for (action, element) in [
             ("DescribeLaunchTemplates", "launchTemplateId"),
             ("DescribeSecurityGroups", "groupId"),
@@ -230,7 +232,8 @@ impl conformance::Rig for Conformance {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_is_a_cloud() {
     let Some(place) = Place::new("us-west-1") else { return };
-    let _schedules = Schedules::execute(Api { endpoint: place.api.endpoint.clone(), region: place.api.region.clone() });
+    let _schedules =
+        Schedules::execute(Api { endpoint: place.api.endpoint.clone(), region: place.api.region.clone() });
     let rig = Conformance { place };
     if let Err(violation) = conformance::run(&rig).await {
         panic!("{violation}: {:?}", std::error::Error::source(&violation));
@@ -274,22 +277,34 @@ async fn a_group_is_made_as_promised_and_leaves_nothing() {
     let by_name = [("Filter.1.Name", "group-name"), ("Filter.1.Value.1", id)];
     let group = place.api.done("ec2", "DescribeSecurityGroups", &by_name);
     let ingress = text(&group, "ipPermissions");
-    assert_eq!((texts(&ingress, "cidrIp"), texts(&ingress, "fromPort")), (vec!["203.0.113.7/32".to_owned()], vec!["8474".to_owned()]));
+    assert_eq!(
+        (texts(&ingress, "cidrIp"), texts(&ingress, "fromPort")),
+        (vec!["203.0.113.7/32".to_owned()], vec!["8474".to_owned()])
+    );
 
-    let asg = place.api.done("autoscaling", "DescribeAutoScalingGroups", &[("AutoScalingGroupNames.member.1", id)]);
+    let asg =
+        place.api.done("autoscaling", "DescribeAutoScalingGroups", &[("AutoScalingGroupNames.member.1", id)]);
     assert_eq!(text(&asg, "SpotAllocationStrategy"), "price-capacity-optimized");
     assert_eq!(text(&asg, "SpotMaxPrice"), "0.25000");
     assert_eq!(text(&asg, "OnDemandPercentageAboveBaseCapacity"), "0");
-    assert!(texts(&text(&asg, "Overrides"), "InstanceType").len() > 1, "several types that satisfy the request");
+    assert!(
+        texts(&text(&asg, "Overrides"), "InstanceType").len() > 1,
+        "several types that satisfy the request"
+    );
     assert!(text(&asg, "VPCZoneIdentifier").contains(','), "several zones");
     assert_eq!(text(&asg, "ProcessName"), "AZRebalance");
-    let schedules = place.api.done("autoscaling", "DescribeScheduledActions", &[("AutoScalingGroupName", id)]);
+    let schedules =
+        place.api.done("autoscaling", "DescribeScheduledActions", &[("AutoScalingGroupName", id)]);
     let at: Timestamp = text(&schedules, "StartTime").parse().unwrap();
     assert_eq!(at.as_second(), want.deadline.as_second() + 1, "the next whole second");
 
     let policy = place.api.done("iam", "GetRolePolicy", &[("RoleName", id), ("PolicyName", "tpi-task")]);
     assert!(policy.contains("TerminateInstanceInAutoScalingGroup"), "{policy}");
-    let instances = place.api.done("ec2", "DescribeInstances", &[("Filter.1.Name", "tag:tpi:task"), ("Filter.1.Value.1", id)]);
+    let instances = place.api.done(
+        "ec2",
+        "DescribeInstances",
+        &[("Filter.1.Name", "tag:tpi:task"), ("Filter.1.Value.1", id)],
+    );
     assert_eq!(texts(&instances, "instanceId").len(), 2);
     assert!(instances.contains("<key>team</key>"), "{instances}");
 
@@ -311,7 +326,11 @@ async fn an_identity_of_the_users_own_is_used_and_never_touched() {
     let template = place.api.done("ec2", "DescribeLaunchTemplateVersions", &[("LaunchTemplateName", id)]);
     assert_eq!(text(&template, "httpPutResponseHopLimit"), "2");
     assert_eq!(text(&text(&template, "iamInstanceProfile"), "name"), name);
-    let group = place.api.done("ec2", "DescribeSecurityGroups", &[("Filter.1.Name", "group-name"), ("Filter.1.Value.1", id)]);
+    let group = place.api.done(
+        "ec2",
+        "DescribeSecurityGroups",
+        &[("Filter.1.Name", "group-name"), ("Filter.1.Value.1", id)],
+    );
     assert_eq!(texts(&group, "fromPort"), Vec::<String>::new(), "nothing is open");
     assert!(!place.left(&want.task).contains(&"GetRole".to_owned()), "no role is made");
     assert!(place.aws().destroy(&want.task).await.unwrap().is_gone());
@@ -350,10 +369,15 @@ async fn what_is_cut_off_anywhere_is_finished_or_removed() {
         let cut = tokio::time::timeout(Duration::from_millis(millis), place.aws().ensure(&want)).await;
         if millis % 100 == 0 {
             let whole = made(&place, &want).await;
-            assert_eq!((whole.group, whole.machines.len()), (GroupState::Active { size: 1 }, 1), "cut: {cut:?}");
+            assert_eq!(
+                (whole.group, whole.machines.len()),
+                (GroupState::Active { size: 1 }, 1),
+                "cut: {cut:?}"
+            );
         }
         let cut = tokio::time::timeout(Duration::from_millis(millis), place.aws().destroy(&want.task)).await;
-        let gone = place.aws().destroy(&want.task).await.unwrap_or_else(|e| panic!("{cut:?}: {}", causes(&e)));
+        let gone =
+            place.aws().destroy(&want.task).await.unwrap_or_else(|e| panic!("{cut:?}: {}", causes(&e)));
         assert!(gone.is_gone());
         assert!(gone.machines.iter().all(|m| m.end == Some(MachineEnd::Destroyed)), "{gone:?}");
         assert_eq!(place.left(&want.task), Vec::<String>::new());
@@ -391,7 +415,11 @@ async fn what_cannot_work_is_refused_before_anything_is_made() {
         } else {
             assert!(causes(&error).contains(expected), "{expected}: {}", causes(&error));
         }
-        assert_eq!((error.kind, error.leftovers), (CloudErrorKind::InvalidSpec, Leftovers::None), "{expected}");
+        assert_eq!(
+            (error.kind, error.leftovers),
+            (CloudErrorKind::InvalidSpec, Leftovers::None),
+            "{expected}"
+        );
         assert_eq!(place.left(&want.task), Vec::<String>::new(), "{expected}");
     }
 }
@@ -448,10 +476,16 @@ async fn orphans_of_every_kind_are_listed_and_removed() {
         &[("GroupName", group.as_str()), ("GroupDescription", "x"), ("VpcId", &text(&vpcs, "vpcId"))],
     );
     tag(&text(&made, "groupId"), &group);
-    let parameters = [("LaunchTemplateName", template.as_str()), ("LaunchTemplateData.InstanceType", "t3.micro")];
+    let parameters =
+        [("LaunchTemplateName", template.as_str()), ("LaunchTemplateData.InstanceType", "t3.micro")];
     let made = place.api.done("ec2", "CreateLaunchTemplate", &parameters);
     tag(&text(&made, "launchTemplateId"), &template);
-    let parameters = [("ImageId", "ami-0aa00000000000002"), ("MinCount", "1"), ("MaxCount", "1"), ("InstanceType", "t3.micro")];
+    let parameters = [
+        ("ImageId", "ami-0aa00000000000002"),
+        ("MinCount", "1"),
+        ("MaxCount", "1"),
+        ("InstanceType", "t3.micro"),
+    ];
     let made = place.api.done("ec2", "RunInstances", &parameters);
     tag(&text(&made, "instanceId"), &machine);
 
@@ -478,7 +512,12 @@ async fn a_cloud_that_does_not_answer_is_unavailable_and_leaves_nothing() {
     let aws = Aws::with(&Home::at(place.home.path()), settings);
     let want = place.hour(1);
     let error = aws.ensure(&want).await.expect_err("nobody there");
-    assert_eq!((error.kind, error.leftovers), (CloudErrorKind::Unavailable, Leftovers::None), "{}", causes(&error));
+    assert_eq!(
+        (error.kind, error.leftovers),
+        (CloudErrorKind::Unavailable, Leftovers::None),
+        "{}",
+        causes(&error)
+    );
     let error = aws.observe(&want.task).await.expect_err("nobody there");
     assert_eq!(error.kind, CloudErrorKind::Unavailable);
 }

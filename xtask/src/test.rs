@@ -142,7 +142,8 @@ fn aws(
     }
     heading("tests of the cloud aws");
     let package = ["--package", "tpi-controller", "--features", "aws"];
-    let mut command = cargo(root, &[&["test", "--no-fail-fast"], &package[..], &["--lib", "--test", "aws"]].concat());
+    let mut command =
+        cargo(root, &[&["test", "--no-fail-fast"], &package[..], &["--lib", "--test", "aws"]].concat());
     command.args(&options.filter);
     command.args(["--", "--show-output"]).envs(environment);
     cargo_test(root, command, "test-aws.log", interrupt, summary)

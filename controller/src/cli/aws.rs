@@ -31,11 +31,8 @@ struct PolicyArgs {
 
 pub(super) fn run(ui: &Ui, args: &Args) -> Result<Exit, CliError> {
     let AwsCommand::Policy(PolicyArgs { machine, storage, partition }) = &args.command;
-    let policy = if *machine {
-        aws::any_machine_policy(partition, storage)
-    } else {
-        aws::caller_policy(partition)
-    };
+    let policy =
+        if *machine { aws::any_machine_policy(partition, storage) } else { aws::caller_policy(partition) };
     ui.data(format!("{policy:#}\n").as_bytes())?;
     Ok(Exit::Success)
 }

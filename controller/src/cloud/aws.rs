@@ -16,10 +16,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use async_trait::async_trait;
-use tpi_proto::{
-    id::TaskId,
-    spec::CloudName,
-};
+use tpi_proto::{id::TaskId, spec::CloudName};
 use url::Url;
 
 use self::client::{Account, Clients};
@@ -112,8 +109,10 @@ impl Aws {
     async fn regions(&self, task: Option<&TaskId>) -> BTreeSet<String> {
         let known = self.home.known().unwrap_or_default();
         let native = |name: &str| place::region(name).ok();
-        if let Some(region) =
-            known.iter().find(|k| Some(&k.id) == task && k.cloud == names::CLOUD).and_then(|k| native(&k.region))
+        if let Some(region) = known
+            .iter()
+            .find(|k| Some(&k.id) == task && k.cloud == names::CLOUD)
+            .and_then(|k| native(&k.region))
         {
             return BTreeSet::from([region]);
         }

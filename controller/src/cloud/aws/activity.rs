@@ -204,13 +204,34 @@ mod tests {
     fn quota_is_told_apart_from_capacity_and_price() {
         for (message, expected) in [
             (NONE_FREE, ShortageReason::Capacity),
-            ("Could not launch Spot Instances. InsufficientInstanceCapacity - There is no Spot capacity available that matches your request. Launching EC2 instance failed.", ShortageReason::Capacity),
-            ("Could not launch On-Demand Instances. VcpuLimitExceeded - You have requested more vCPU capacity than your current vCPU limit of 32 allows for the instance bucket that the specified instance type belongs to. Launching EC2 instance failed.", ShortageReason::Quota),
-            ("Could not launch Spot Instances. MaxSpotInstanceCountExceeded - Max spot instance count exceeded. Launching EC2 instance failed.", ShortageReason::Quota),
-            ("Could not launch Spot Instances. SpotMaxPriceTooLow - Your Spot request price of 0.001 is lower than the minimum required Spot request fulfillment price of 0.03. Launching EC2 instance failed.", ShortageReason::Price),
-            ("Your quota allows for 0 more running instance(s). You requested at least 1. Launching EC2 instance failed.", ShortageReason::Quota),
-            ("You are not authorized to perform this operation. Launching EC2 instance failed.", ShortageReason::Permission),
-            ("The requested configuration is currently not supported. Please check the documentation for supported configurations. Launching EC2 instance failed.", ShortageReason::Other),
+            (
+                "Could not launch Spot Instances. InsufficientInstanceCapacity - There is no Spot capacity available that matches your request. Launching EC2 instance failed.",
+                ShortageReason::Capacity,
+            ),
+            (
+                "Could not launch On-Demand Instances. VcpuLimitExceeded - You have requested more vCPU capacity than your current vCPU limit of 32 allows for the instance bucket that the specified instance type belongs to. Launching EC2 instance failed.",
+                ShortageReason::Quota,
+            ),
+            (
+                "Could not launch Spot Instances. MaxSpotInstanceCountExceeded - Max spot instance count exceeded. Launching EC2 instance failed.",
+                ShortageReason::Quota,
+            ),
+            (
+                "Could not launch Spot Instances. SpotMaxPriceTooLow - Your Spot request price of 0.001 is lower than the minimum required Spot request fulfillment price of 0.03. Launching EC2 instance failed.",
+                ShortageReason::Price,
+            ),
+            (
+                "Your quota allows for 0 more running instance(s). You requested at least 1. Launching EC2 instance failed.",
+                ShortageReason::Quota,
+            ),
+            (
+                "You are not authorized to perform this operation. Launching EC2 instance failed.",
+                ShortageReason::Permission,
+            ),
+            (
+                "The requested configuration is currently not supported. Please check the documentation for supported configurations. Launching EC2 instance failed.",
+                ShortageReason::Other,
+            ),
             ("a reason that nobody knows", ShortageReason::Other),
         ] {
             let found = reason(message);
@@ -231,8 +252,12 @@ mod tests {
             launch(NONE_FREE, "", 3),
             launch(NONE_FREE, r#"{"Availability Zone":"us-west-2c"}"#, 2),
         ]);
-        let seen: Vec<_> = found.iter().map(|s| (s.zone.as_deref(), s.machine.as_deref(), s.at.as_second())).collect();
-        assert_eq!(seen, [(Some("us-west-2b"), Some("g5.xlarge"), 3), (Some("us-west-2c"), Some("g5.xlarge"), 2)]);
+        let seen: Vec<_> =
+            found.iter().map(|s| (s.zone.as_deref(), s.machine.as_deref(), s.at.as_second())).collect();
+        assert_eq!(
+            seen,
+            [(Some("us-west-2b"), Some("g5.xlarge"), 3), (Some("us-west-2c"), Some("g5.xlarge"), 2)]
+        );
     }
 
     #[test]
@@ -247,11 +272,26 @@ mod tests {
             end_of(&[activity], "i-0abc").map(|e| e.0)
         };
         for (cause, expected) in [
-            ("At 2026-01-01T00:00:00Z instance i-0abc was taken out of service in response to a user request, shrinking the capacity from 1 to 0.", MachineEnd::Released),
-            ("At 2026-01-01T00:00:00Z a scheduled action update of AutoScalingGroup constraints to min: 0, max: 0, desired: 0 changing the desired capacity from 1 to 0.  At 2026-01-01T00:00:05Z instance i-0abc was selected for termination.", MachineEnd::Deadline),
-            ("At 2026-01-01T00:00:00Z an instance was taken out of service in response to an EC2 health check indicating it has been terminated or stopped.", MachineEnd::Lost),
-            ("At 2026-01-01T00:00:00Z an instance was taken out of service in response to an EC2 instance interruption notice.", MachineEnd::Lost),
-            ("At 2026-01-01T00:00:00Z a user request force deleted AutoScalingGroup changing the desired capacity from 1 to 0.", MachineEnd::Destroyed),
+            (
+                "At 2026-01-01T00:00:00Z instance i-0abc was taken out of service in response to a user request, shrinking the capacity from 1 to 0.",
+                MachineEnd::Released,
+            ),
+            (
+                "At 2026-01-01T00:00:00Z a scheduled action update of AutoScalingGroup constraints to min: 0, max: 0, desired: 0 changing the desired capacity from 1 to 0.  At 2026-01-01T00:00:05Z instance i-0abc was selected for termination.",
+                MachineEnd::Deadline,
+            ),
+            (
+                "At 2026-01-01T00:00:00Z an instance was taken out of service in response to an EC2 health check indicating it has been terminated or stopped.",
+                MachineEnd::Lost,
+            ),
+            (
+                "At 2026-01-01T00:00:00Z an instance was taken out of service in response to an EC2 instance interruption notice.",
+                MachineEnd::Lost,
+            ),
+            (
+                "At 2026-01-01T00:00:00Z a user request force deleted AutoScalingGroup changing the desired capacity from 1 to 0.",
+                MachineEnd::Destroyed,
+            ),
         ] {
             assert_eq!(ended(cause), Some(expected), "{cause}");
         }

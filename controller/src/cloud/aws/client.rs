@@ -3,12 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use aws_config::{
-    Region, SdkConfig,
-    meta::region::RegionProviderChain,
-    profile::ProfileFileRegionProvider,
-    environment::EnvironmentVariableRegionProvider,
-    retry::RetryConfig,
-    timeout::TimeoutConfig,
+    Region, SdkConfig, environment::EnvironmentVariableRegionProvider, meta::region::RegionProviderChain,
+    profile::ProfileFileRegionProvider, retry::RetryConfig, timeout::TimeoutConfig,
 };
 use aws_sdk_ec2::config::Credentials;
 use aws_smithy_http_client::{

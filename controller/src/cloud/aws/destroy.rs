@@ -28,8 +28,11 @@ pub(super) async fn destroy(clients: &Clients, task: &TaskId) -> Result<Sight, C
     let machines = clients.end_machines(task, begun);
     let (sight, ()) = futures::future::try_join(machines, clients.remove_role_and_profile(task)).await?;
     clients.delete_template(task).await?;
-    futures::future::try_join(clients.delete_security_groups(task, begun), clients.delete_volumes(task, begun))
-        .await?;
+    futures::future::try_join(
+        clients.delete_security_groups(task, begun),
+        clients.delete_volumes(task, begun),
+    )
+    .await?;
     Ok(sight)
 }
 
@@ -121,7 +124,9 @@ impl Clients {
             {
                 Ok(())
             }
-            Err(error) => Err(failed(format!("deleting the scaling group {task}"), Leftovers::Remaining)(error)),
+            Err(error) => {
+                Err(failed(format!("deleting the scaling group {task}"), Leftovers::Remaining)(error))
+            }
         }
     }
 

@@ -85,7 +85,8 @@ fn check(settings: &AwsSettings, region: &str, want: &GroupSpec) -> Result<Check
     let types = place::machine(&want.spec.machine)
         .map_err(|error| refused(format!("choosing machines for {task}"), error))?;
     let bucket = Bucket::of(&want.store).ok_or_else(|| {
-        let cause = format!("machines on AWS cannot reach the store {}: it has to be s3://BUCKET/PATH", want.store);
+        let cause =
+            format!("machines on AWS cannot reach the store {}: it has to be s3://BUCKET/PATH", want.store);
         refused(format!("creating the group of {task}"), cause)
     })?;
     let store = StorePlace {
@@ -349,12 +350,7 @@ impl Clients {
         })
     }
 
-    async fn make_group(
-        &self,
-        want: &GroupSpec,
-        checked: &Checked,
-        found: &Found,
-    ) -> Result<(), CloudError> {
+    async fn make_group(&self, want: &GroupSpec, checked: &Checked, found: &Found) -> Result<(), CloudError> {
         let task = &want.task;
         let operation = || format!("making the scaling group {task} in {}", self.region);
         let tags: Vec<GroupTag> = checked
@@ -490,7 +486,8 @@ fn mixed(want: &GroupSpec, checked: &Checked, found: &Found) -> MixedInstancesPo
         Spot::OnDemand => 100,
         Spot::MarketPrice | Spot::MaxPrice { .. } => 0,
     };
-    let overrides = found.types.iter().map(|kind| LaunchTemplateOverrides::builder().instance_type(kind).build());
+    let overrides =
+        found.types.iter().map(|kind| LaunchTemplateOverrides::builder().instance_type(kind).build());
     MixedInstancesPolicy::builder()
         .launch_template(
             LaunchTemplate::builder()

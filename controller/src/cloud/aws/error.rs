@@ -170,7 +170,10 @@ pub(super) fn is_absent<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> b
 }
 
 /// A refusal of our own.
-pub(super) fn refused(operation: impl Into<String>, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> CloudError {
+pub(super) fn refused(
+    operation: impl Into<String>,
+    cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> CloudError {
     CloudError {
         kind: CloudErrorKind::InvalidSpec,
         operation: operation.into(),

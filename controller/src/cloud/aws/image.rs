@@ -103,7 +103,8 @@ pub fn query(image: &str, machine: Arch) -> Result<ImageQuery, ImageError> {
     let shape = || ImageError::Shape(image.to_owned());
     let is_id = |text: &str| {
         text.strip_prefix("ami-").is_some_and(|hex| {
-            (8..=17).contains(&hex.len()) && hex.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
+            (8..=17).contains(&hex.len())
+                && hex.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
         })
     };
     if is_id(image) {
@@ -158,8 +159,15 @@ mod tests {
     #[test]
     fn identifiers_and_nonsense() {
         assert!(matches!(query("ami-0123456789abcdef0", Arch::X86_64), Ok(ImageQuery::Id(_))));
-        for bad in ["", "debian", "ami-", "ami-xyz", "u@099720109477:sparc:x", "u@099720109477:x86_64:", "u@someone:x86_64:x"]
-        {
+        for bad in [
+            "",
+            "debian",
+            "ami-",
+            "ami-xyz",
+            "u@099720109477:sparc:x",
+            "u@099720109477:x86_64:",
+            "u@someone:x86_64:x",
+        ] {
             assert!(matches!(query(bad, Arch::X86_64), Err(ImageError::Shape(_))), "{bad}");
         }
     }

@@ -6,7 +6,9 @@ use std::{
     net::IpAddr,
 };
 
-use aws_sdk_ec2::types::{ArchitectureType, Filter, Image, ImageState, InstanceTypeInfo, LocationType, Subnet};
+use aws_sdk_ec2::types::{
+    ArchitectureType, Filter, Image, ImageState, InstanceTypeInfo, LocationType, Subnet,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tpi_proto::spec::Ingress;
 
@@ -164,7 +166,13 @@ impl Clients {
             request.set_subnet_ids(Some(settings.subnets.clone()))
         };
         let operation = format!("looking for subnets in {}", self.region);
-        request.into_paginator().items().send().try_collect().await.map_err(failed(operation, Leftovers::None))
+        request
+            .into_paginator()
+            .items()
+            .send()
+            .try_collect()
+            .await
+            .map_err(failed(operation, Leftovers::None))
     }
 
     /// The image for each query.
@@ -202,9 +210,11 @@ impl Clients {
             .try_collect()
             .await
             .map_err(failed(operation, Leftovers::None))?;
-        let usable = images.into_iter().filter(|i| i.state.as_ref().is_none_or(|s| *s == ImageState::Available));
+        let usable =
+            images.into_iter().filter(|i| i.state.as_ref().is_none_or(|s| *s == ImageState::Available));
         // Dates are written so that their order is that of their texts.
-        Ok(usable.max_by(|a, b| a.creation_date.cmp(&b.creation_date).then_with(|| a.image_id.cmp(&b.image_id))))
+        Ok(usable
+            .max_by(|a, b| a.creation_date.cmp(&b.creation_date).then_with(|| a.image_id.cmp(&b.image_id))))
     }
 }
 
@@ -292,7 +302,8 @@ fn boot_image(
     };
     let id = image.image_id.clone().unwrap_or_default();
     if let Some(other) = image.architecture.as_ref().filter(|a| Arch::parse(a.as_str()) != Some(arch)) {
-        let cause = format!("{id} is an image for {other} machines, and the machine asked for is {}", arch.as_str());
+        let cause =
+            format!("{id} is an image for {other} machines, and the machine asked for is {}", arch.as_str());
         return Err(refused(operation, cause));
     }
     let Some(root_device) = image.root_device_name.clone() else {

@@ -7,11 +7,7 @@ use aws_sdk_ec2::{
     primitives::DateTime,
     types::{Filter, Instance, InstanceStateName, Tag},
 };
-use jiff::{
-    Timestamp,
-    fmt::strtime::BrokenDownTime,
-    tz::TimeZone,
-};
+use jiff::{Timestamp, fmt::strtime::BrokenDownTime, tz::TimeZone};
 use tpi_proto::id::{MachineId, TaskId};
 
 use super::{
@@ -109,12 +105,8 @@ impl Clients {
         let by_key = GroupFilter::builder().name("tag-key").values(TASK_TAG).build();
         let groups =
             self.scaling.describe_auto_scaling_groups().filters(by_key).into_paginator().items().send();
-        let (tagged, reservations, groups) = futures::future::join3(
-            tagged.try_collect(),
-            instances.try_collect(),
-            groups.try_collect(),
-        )
-        .await;
+        let (tagged, reservations, groups) =
+            futures::future::join3(tagged.try_collect(), instances.try_collect(), groups.try_collect()).await;
         let tagged = tagged.map_err(failed(operation(), Leftovers::None))?;
         let reservations = reservations.map_err(failed(operation(), Leftovers::None))?;
         let groups = groups.map_err(failed(operation(), Leftovers::None))?;
@@ -137,8 +129,7 @@ impl Clients {
         let profiles = profiles.map_err(failed(operation(), Leftovers::None))?;
         // The emulator, unlike AWS, does not honour the prefix for profiles.
         let roles = roles.into_iter().filter(|r| r.path == IAM_PATH).map(|r| r.role_name);
-        let profiles =
-            profiles.into_iter().filter(|p| p.path == IAM_PATH).map(|p| p.instance_profile_name);
+        let profiles = profiles.into_iter().filter(|p| p.path == IAM_PATH).map(|p| p.instance_profile_name);
         Ok(roles.chain(profiles).filter_map(|name| name.parse().ok()).collect())
     }
 }
@@ -151,11 +142,13 @@ impl Sight {
         let alive = machines.iter().any(|m| m.ended.is_none());
         let group = match &self.group {
             None => GroupState::Absent,
-            Some(group) => match u32::try_from(group.desired_capacity.unwrap_or_default()).unwrap_or_default() {
-                // It exists, wants none and has none: it ended by itself, or was never started.
-                0 if !alive => GroupState::Ended,
-                size => GroupState::Active { size },
-            },
+            Some(group) => {
+                match u32::try_from(group.desired_capacity.unwrap_or_default()).unwrap_or_default() {
+                    // It exists, wants none and has none: it ended by itself, or was never started.
+                    0 if !alive => GroupState::Ended,
+                    size => GroupState::Active { size },
+                }
+            }
         };
         Observed { group, machines }
     }

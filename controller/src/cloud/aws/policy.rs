@@ -126,7 +126,8 @@ fn of_machines(partition: &str, bucket: &Bucket, root: &str, place: &str, name: 
 pub fn caller(partition: &str) -> Value {
     let roles = format!("arn:{partition}:iam::*:role{IAM_PATH}*");
     let profiles = format!("arn:{partition}:iam::*:instance-profile{IAM_PATH}*");
-    let ours = |service: &str| json!({ "StringLike": { format!("{service}:ResourceTag/{TASK_TAG}"): "tpi-*" } });
+    let ours =
+        |service: &str| json!({ "StringLike": { format!("{service}:ResourceTag/{TASK_TAG}"): "tpi-*" } });
     json!({
         "Version": VERSION,
         "Statement": [
@@ -296,8 +297,9 @@ mod tests {
 
     #[test]
     fn policies_fit_into_what_aws_takes() {
-        let bucket = Bucket::of(&Url::parse(&format!("s3://{}/{}", "b".repeat(63), "p".repeat(300))).expect("a URL"))
-            .expect("a bucket");
+        let bucket =
+            Bucket::of(&Url::parse(&format!("s3://{}/{}", "b".repeat(63), "p".repeat(300))).expect("a URL"))
+                .expect("a bucket");
         let id = TaskId::seeded(&"n".repeat(28), b"seed").expect("a name");
         let policy = machine("aws-us-gov", "us-gov-west-1", "123456789012", &bucket, &id).to_string();
         assert!(policy.len() < 10_240, "{} characters in a role's inline policies", policy.len());
