@@ -11,7 +11,8 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use rustix::fs::FlockOperation;
 use tpi_proto::{
-    machine::{MachineConfig, Timings},
+    id::MachineId,
+    machine::{HttpCall, MachineConfig, MachineName, Timings},
     state::{Failure, SlotStatus},
 };
 use tpi_store::{
@@ -21,8 +22,10 @@ use tpi_store::{
 };
 
 use crate::{
+    call::{self, CallError},
     clock::Clock,
-    config::{Paths, TestHooks},
+    config::{Paths, TestHooks, is_machine_name},
+    credentials::open_store,
     exec::leftovers::{self, Scope},
     fault::chain,
     slots::{self, Claimed},
@@ -49,6 +52,14 @@ pub enum BootError {
     AlreadyRunning {
         /// The folder.
         path: PathBuf,
+    },
+    /// No metadata service told which machine this is, for the whole boot phase.
+    #[error("asking {url:?} for this machine's name: {cause}")]
+    Name {
+        /// Who was asked.
+        url: String,
+        /// What came of it.
+        cause: String,
     },
     /// The store could not be reached for the whole boot phase.
     #[error("reaching the task's store")]
@@ -78,9 +89,52 @@ pub(crate) struct Held {
     pub(crate) _lock: File,
 }
 
+/// Finds out which machine this is.
+pub(crate) async fn name(
+    config: MachineConfig<MachineName>,
+    started: Instant,
+) -> Result<MachineConfig, BootError> {
+    let give_up = started + Timings::of(config.timings.boot_budget);
+    let name = match &config.machine {
+        MachineName::Fixed(name) => name.clone(),
+        MachineName::Ask { ask } => {
+            let nobody = config.clone().on(MachineId(String::new()));
+            ask_name(ask, &call::Names::new(&nobody, None), give_up).await?
+        }
+    };
+    Ok(config.on(name))
+}
+
+/// A machine that has just been made may have no network yet.
+async fn ask_name(ask: &HttpCall, names: &call::Names, give_up: Instant) -> Result<MachineId, BootError> {
+    let mut pause = Duration::from_millis(200);
+    loop {
+        let cause = match call::call(ask, names, Duration::from_secs(5)).await {
+            Ok((200, name)) if is_machine_name(name.trim()) => return Ok(MachineId(name.trim().to_owned())),
+            Ok((200, _)) => "the answer is no name".to_owned(),
+            Ok((status, _)) => format!("it answered with status {status}"),
+            Err(error @ CallError::Invalid(_)) => {
+                return Err(BootError::Name { url: ask.url.clone(), cause: chain(&error) });
+            }
+            Err(error @ (CallError::Failed(_) | CallError::NoToken { .. } | CallError::Sign(_))) => {
+                chain(&error)
+            }
+        };
+        if Instant::now() + pause >= give_up {
+            return Err(BootError::Name { url: ask.url.clone(), cause });
+        }
+        tracing::warn!(cause, "the machine's name is not known yet");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(5));
+    }
+}
+
 /// Boots.
-pub(crate) async fn boot(config: &MachineConfig, hooks: &TestHooks) -> Result<Booted, BootError> {
-    let started = Instant::now();
+pub(crate) async fn boot(
+    config: &MachineConfig,
+    hooks: &TestHooks,
+    started: Instant,
+) -> Result<Booted, BootError> {
     let give_up = started + Timings::of(config.timings.boot_budget);
     let paths = Paths::new(config);
     let lock = prepare_files(&paths)?;
@@ -91,7 +145,7 @@ pub(crate) async fn boot(config: &MachineConfig, hooks: &TestHooks) -> Result<Bo
         remarks.push(format!("{killed} processes of an earlier agent of this machine were ended"));
     }
 
-    let store = Store::open(&config.store)?;
+    let store = open_store(config)?;
     let clock = Clock::local(hooks.clock_offset);
     let keys = TaskKeys::new(&config.task);
     match patiently(give_up, || clock.correct(&store, keys.root())).await {

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use jiff::SignedDuration;
 use tpi_proto::{
-    machine::{MACHINE_CONFIG_VERSION, MachineConfig},
+    id::MachineId,
+    machine::{MACHINE_CONFIG_VERSION, MachineConfig, MachineName},
     state::Phase,
 };
 
@@ -51,9 +52,9 @@ pub enum ConfigError {
 ///
 /// # Errors
 /// [`ConfigError`].
-pub fn load(path: &Path) -> Result<MachineConfig, ConfigError> {
+pub fn load(path: &Path) -> Result<MachineConfig<MachineName>, ConfigError> {
     let text = std::fs::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    let config: MachineConfig = serde_json::from_slice(&text)
+    let config: MachineConfig<MachineName> = serde_json::from_slice(&text)
         .map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
     if config.version != MACHINE_CONFIG_VERSION {
         return Err(ConfigError::Version { path: path.to_owned(), found: config.version });
@@ -64,15 +65,24 @@ pub fn load(path: &Path) -> Result<MachineConfig, ConfigError> {
     }
 }
 
-fn check(config: &MachineConfig) -> Result<(), String> {
+/// Whether a text can be a machine's name: it becomes part of addresses, of keys and of a process' environment.
+pub(crate) fn is_machine_name(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    (1..=253).contains(&text.len()) && text.chars().all(plain)
+}
+
+fn check(config: &MachineConfig<MachineName>) -> Result<(), String> {
     if config.slots == 0 {
         return Err("a task has at least one slot".to_owned());
     }
     if !config.root.is_absolute() {
         return Err(format!("root {:?} is not an absolute path", config.root));
     }
-    if config.machine.0.is_empty() || config.machine.0.contains(['\0', '=', '/']) {
-        return Err(format!("{:?} is not a machine's name", config.machine.0));
+    match &config.machine {
+        MachineName::Fixed(MachineId(name)) if !is_machine_name(name) => {
+            return Err(format!("{name:?} is not a machine's name"));
+        }
+        MachineName::Fixed(_) | MachineName::Ask { .. } => {}
     }
     let t = &config.timings;
     if t.lease_renew == 0 || t.lease_renew.saturating_mul(2) > t.lease_ttl {

@@ -14,7 +14,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tpi_proto::{
-    id::{MachineId, RunId, TaskId},
+    id::{RunId, TaskId},
     machine::{Addresses, HttpCall, MachineConfig},
 };
 use tpi_store::{
@@ -22,6 +22,8 @@ use tpi_store::{
     layout::TaskKeys,
     record::{Identity, RECORD_VERSION},
 };
+
+use crate::call::{self, Names};
 
 /// Before its making, a certificate is valid for so long: clients' clocks may be behind.
 const BACKDATED: SignedDuration = SignedDuration::from_hours(24);
@@ -176,8 +178,9 @@ async fn addresses(config: &MachineConfig, run: RunId, bound: SocketAddr) -> Vec
     let hosts = match &config.addresses {
         Addresses::Static { hosts } => hosts.clone(),
         Addresses::Metadata { calls } => {
+            let names = Names::new(config, Some(run));
             // All at once: a service that does not answer must not cost its timeout once per call.
-            let asked = calls.iter().map(|call| metadata(call, &config.task, &config.machine, run));
+            let asked = calls.iter().map(|call| metadata(call, &names));
             futures::future::join_all(asked).await.into_iter().flatten().collect()
         }
     };
@@ -200,9 +203,9 @@ fn with_port(host: &str, port: u16) -> String {
 }
 
 /// One address in plain text. Anything else that an HTTP server might answer with is no address.
-async fn metadata(call: &HttpCall, task: &TaskId, machine: &MachineId, run: RunId) -> Option<String> {
-    match ask(call, task, machine, run).await {
-        Ok(text) => {
+async fn metadata(call: &HttpCall, names: &Names) -> Option<String> {
+    match call::call(call, names, METADATA_TIMEOUT).await {
+        Ok((200, text)) => {
             let text = text.trim();
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':');
             if !text.is_empty() && text.len() <= 253 && text.chars().all(plain) {
@@ -212,36 +215,15 @@ async fn metadata(call: &HttpCall, task: &TaskId, machine: &MachineId, run: RunI
                 None
             }
         }
+        Ok((status, _)) => {
+            tracing::debug!(url = call.url, status, "no address from here");
+            None
+        }
         Err(error) => {
             tracing::debug!(url = call.url, error = &error as &dyn std::error::Error, "no address from here");
             None
         }
     }
-}
-
-async fn ask(
-    call: &HttpCall,
-    task: &TaskId,
-    machine: &MachineId,
-    run: RunId,
-) -> Result<String, reqwest::Error> {
-    let fill = |template: &str| {
-        template
-            .replace("{task}", task.as_str())
-            .replace("{machine}", &machine.0)
-            .replace("{slot}", &run.slot.to_string())
-            .replace("{attempt}", &run.attempt.to_string())
-    };
-    let client = reqwest::Client::builder().timeout(METADATA_TIMEOUT).no_proxy().build()?;
-    let method = reqwest::Method::from_bytes(call.method.as_bytes()).unwrap_or(reqwest::Method::GET);
-    let mut request = client.request(method, fill(&call.url));
-    for (name, value) in &call.headers {
-        request = request.header(name, value);
-    }
-    if !call.body.is_empty() {
-        request = request.body(fill(&call.body));
-    }
-    request.send().await?.error_for_status()?.text().await
 }
 
 #[cfg(test)]

@@ -5,9 +5,11 @@
 //! what happened or is told what to do. The network gets a [`supervisor::Handle`] and nothing more.
 
 mod boot;
+mod call;
 pub mod clock;
 pub mod config;
 mod container;
+mod credentials;
 mod environment;
 mod exec;
 mod fault;
@@ -23,7 +25,9 @@ pub mod supervisor;
 pub mod telemetry;
 pub mod tls;
 
-use tpi_proto::machine::MachineConfig;
+use std::time::Instant;
+
+use tpi_proto::machine::{MachineConfig, MachineName};
 
 pub use crate::boot::BootError;
 use crate::{
@@ -48,15 +52,15 @@ pub enum AgentError {
 ///
 /// # Errors
 /// [`AgentError`]: the machine was not given back.
-pub async fn run(config: MachineConfig, hooks: TestHooks) -> Result<End, AgentError> {
+pub async fn run(config: MachineConfig<MachineName>, hooks: TestHooks) -> Result<End, AgentError> {
     exec::leftovers::adopt_orphans().map_err(AgentError::Start)?;
-    match boot::boot(&config, &hooks).await? {
+    let started = Instant::now();
+    let config = boot::name(config, started).await?;
+    match boot::boot(&config, &hooks, started).await? {
         Booted::Held(held) => supervisor::drive(config, hooks, *held).await.map_err(AgentError::Start),
         Booted::NothingToDo(cause) => {
             tracing::info!("there is nothing to do: {cause}");
-            let names =
-                release::Names { task: config.task.clone(), machine: config.machine.clone(), run: None };
-            give_back(&config, &names, None).await;
+            give_back(&config, &call::Names::new(&config, None), None).await;
             Ok(End::Finished)
         }
     }

@@ -69,6 +69,8 @@ pub(crate) enum Event {
     Superseded,
     /// The cloud takes the machine back.
     Preempted,
+    /// The cloud may take the machine back.
+    Forewarned,
     /// Something the user should know, or (without text) that it is over.
     Concern {
         /// About what.

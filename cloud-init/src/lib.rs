@@ -1,4 +1,25 @@
 //! What a machine is told at boot. Pure: [`Bootstrap`] in, user-data out.
+//!
+//! User-data is a `#cloud-config` of two commands, which every cloud-init since that of Ubuntu 20.04 understands:
+//!
+//! ```text
+//! bootcmd   every boot, early    writes and starts tpi-power-off.timer      needs no network
+//! runcmd    first boot, late     refuses to go on without that timer
+//!                                writes /etc/tpi/machine.json and the units below, starts tpi-agent
+//!
+//! tpi-install.service ──► tpi-agent.service          tpi-power-off.timer
+//!   fetch, compare         restarted at most             deadline + grace, or
+//!   SHA-256, install       5 times an hour               seconds after boot
+//!        │ fails for good       │ fails for good              │
+//!        └──────────────────────┴───► tpi-power-off.service ◄─┘
+//! ```
+//!
+//! Everything is a unit file, so it holds after a reboot too. Whatever the agent does or fails to do, the machine goes
+//! off; powering off ends it, because clouds are told to terminate machines that do.
+
+mod check;
+mod gzip;
+mod script;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -74,14 +95,19 @@ pub enum RenderError {
     Config(#[source] serde_json::Error),
 }
 
-/// The bytes of user-data (not base64), at most [`LIMIT`]; compressed only where it would not fit otherwise.
+/// The bytes of user-data (not base64), at most [`LIMIT`]; compressed only where they would not fit otherwise.
 ///
 /// # Errors
 /// [`RenderError`].
 pub fn render(bootstrap: &Bootstrap) -> Result<Vec<u8>, RenderError> {
-    let bytes = serde_json::to_vec(&bootstrap.config).map_err(RenderError::Config)?;
-    if bytes.len() > LIMIT {
-        return Err(RenderError::TooLarge { bytes: bytes.len(), limit: LIMIT });
+    let text = script::user_data(bootstrap)?;
+    check::no_secret(&text)?;
+    if text.len() <= LIMIT {
+        return Ok(text.into_bytes());
     }
-    Ok(bytes)
+    let packed = gzip::gzip(text.as_bytes());
+    if packed.len() > LIMIT {
+        return Err(RenderError::TooLarge { bytes: packed.len(), limit: LIMIT });
+    }
+    Ok(packed)
 }

@@ -87,6 +87,7 @@ impl<Machine> MachineConfig<Machine> {
 /// How a machine learns its own name. On the wire a plain string, or `{"ask": call}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum MachineName {
     /// It is known where the configuration is written.
     Fixed(MachineId),

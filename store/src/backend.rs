@@ -21,6 +21,7 @@ mod json;
 mod key;
 mod listing;
 mod s3;
+mod sign;
 
 use std::{
     path::{Path, PathBuf},
@@ -38,6 +39,7 @@ use url::Url;
 
 pub use errors::{StoreError, StoreErrorKind};
 use folder::{Content, Folder, Outcome, Over};
+pub use sign::{Unsigned, sign_aws_v4};
 
 /// Opaque version of an object, for compare-and-swap.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,4 +18,4 @@ mod segments;
 pub mod snapshot;
 pub mod telemetry;
 
-pub use backend::{Store, StoreError, StoreErrorKind, Version};
+pub use backend::{Store, StoreError, StoreErrorKind, Unsigned, Version, sign_aws_v4};

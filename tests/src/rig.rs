@@ -39,7 +39,7 @@ pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> Result
 }
 
 /// A program of this workspace, or why it is not there.
-fn program(variable: &str, name: &str) -> Result<PathBuf> {
+pub fn program(variable: &str, name: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
         return Ok(PathBuf::from(path));
     }

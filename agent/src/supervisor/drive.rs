@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     boot::Held,
+    call::Names,
     clock::Clock,
     config::{Paths, TestHooks},
     exec::{
@@ -38,9 +39,7 @@ use crate::{
         spool::{self, Spool, Writer},
         upload::Uploader,
     },
-    preemption, release,
-    release::Names,
-    rpc,
+    preemption, release, rpc,
     save::{Command, Saver},
     slots::{Fence, Holder},
     telemetry::Sampler,
@@ -183,7 +182,7 @@ impl Driver {
         beside.spawn(sampler.run(telemetry_stop.clone()));
 
         for notice in config.preemption.clone() {
-            let names = Names { task: config.task.clone(), machine: config.machine.clone(), run: Some(run) };
+            let names = Names::new(&config, Some(run));
             beside.spawn(preemption::watch(notice, names, events.clone()));
         }
 
@@ -390,6 +389,13 @@ impl Driver {
                 }
                 self.feed(Input::Preempted);
             }
+            Event::Forewarned => {
+                self.journal.note("the cloud may take the machine back soon".to_owned());
+                if let Some(saver) = &self.saver {
+                    // Full: a save is about to begin anyway.
+                    drop(saver.try_send(Command::Now));
+                }
+            }
             Event::Concern { concern, text } => self.concern(concern, text),
         }
     }
@@ -584,11 +590,7 @@ impl Driver {
             server.abort();
         }
         if self.ending == Some(Action::Release) {
-            let names = Names {
-                task: self.config.task.clone(),
-                machine: self.config.machine.clone(),
-                run: Some(self.run),
-            };
+            let names = Names::new(&self.config, Some(self.run));
             give_back(&self.config, &names, Some(&self.journal)).await;
         }
         leftovers::kill(&self.config.machine, Scope::All).await;

@@ -1,0 +1,315 @@
+//! What surrounds one instance of AWS, in this process: its metadata service (IMDSv2), a bucket, and its group's one
+//! call. Stricter than the real ones: everything that AWS may refuse is refused, and every refusal is kept, so that a
+//! test can say that there was none.
+//!
+//! Differs from AWS: one address for all three; one bucket, made already; credentials live for seconds if a test says
+//! so; no multipart uploads, no versions, no policies. The address of the metadata service is not link-local, and
+//! there are no hops to count.
+
+mod bucket;
+pub mod sigv4;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, Method, StatusCode, Uri},
+    response::{IntoResponse, Response},
+};
+use jiff::{SignedDuration, Timestamp};
+use tpi_proto::machine::{HttpCall, Signing, TokenCall};
+
+use self::sigv4::{Credential, Refusal};
+
+/// Region of everything here.
+pub const REGION: &str = "eu-west-1";
+/// The bucket.
+pub const BUCKET: &str = "tpi-test-bucket";
+/// The instance.
+pub const INSTANCE: &str = "i-0123456789abcdef0";
+/// Where the notice of an interruption appears.
+pub const INTERRUPTION: &str = "spot/instance-action";
+/// Where the notice appears that one is likely.
+pub const REBALANCE: &str = "events/recommendations/rebalance";
+
+const ROLE: &str = "tpi-test-role";
+const ROLES: &str = "iam/security-credentials/";
+
+/// The surroundings; they end when this is dropped.
+pub struct Instance {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    server: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<Surroundings>,
+}
+
+#[derive(Default)]
+struct Surroundings {
+    /// Metadata below `/latest/meta-data/`.
+    metadata: BTreeMap<String, String>,
+    tokens: BTreeMap<String, Instant>,
+    lifetime: Duration,
+    credentials: Vec<Credential>,
+    /// Requests that the token service still answers with an error.
+    sulks: u32,
+    closed: bool,
+    bucket: bucket::Bucket,
+    group: Vec<String>,
+    refusals: Vec<String>,
+    used: Vec<String>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Surroundings> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Instance {
+    /// Begins to answer. Each set of credentials is good for `lifetime`, and a new one is given out after half of it.
+    pub async fn start(lifetime: Duration) -> Result<Self> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared::default());
+        {
+            let mut state = shared.lock();
+            state.lifetime = lifetime;
+            for (path, value) in [("instance-id", INSTANCE), ("public-ipv4", "192.0.2.7"), (ROLES, ROLE)] {
+                state.metadata.insert(path.to_owned(), value.to_owned());
+            }
+        }
+        let app = Router::new().fallback(answer).with_state(Arc::clone(&shared));
+        let server = tokio::spawn(async move {
+            // Ends with the listener.
+            drop(axum::serve(listener, app).await);
+        });
+        Ok(Self { address, shared, server })
+    }
+
+    /// Where all of it is.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// A call for metadata, as a configuration holds it.
+    #[must_use]
+    pub fn metadata(&self, path: &str) -> HttpCall {
+        let url = self.url();
+        HttpCall {
+            method: "GET".to_owned(),
+            url: format!("{url}/latest/meta-data/{path}"),
+            headers: BTreeMap::new(),
+            body: String::new(),
+            token: Some(TokenCall {
+                method: "PUT".to_owned(),
+                url: format!("{url}/latest/api/token"),
+                headers: [("x-aws-ec2-metadata-token-ttl-seconds".to_owned(), "60".to_owned())].into(),
+                header: "x-aws-ec2-metadata-token".to_owned(),
+            }),
+            signing: Signing::None,
+        }
+    }
+
+    /// The call that takes the machine out of its group.
+    #[must_use]
+    pub fn release(&self) -> HttpCall {
+        HttpCall {
+            method: "POST".to_owned(),
+            url: format!("{}/", self.url()),
+            headers: [(
+                "content-type".to_owned(),
+                "application/x-www-form-urlencoded; charset=utf-8".to_owned(),
+            )]
+            .into(),
+            body: "Action=TerminateInstanceInAutoScalingGroup&InstanceId={machine}\
+                   &ShouldDecrementDesiredCapacity=true&Version=2011-01-01"
+                .to_owned(),
+            token: None,
+            signing: Signing::AwsV4 { service: "autoscaling".to_owned(), region: REGION.to_owned() },
+        }
+    }
+
+    /// Metadata appear.
+    pub fn tell(&self, path: &str, value: &str) {
+        self.shared.lock().metadata.insert(path.to_owned(), value.to_owned());
+    }
+
+    /// The next calls for a token fail.
+    pub fn sulk(&self, calls: u32) {
+        self.shared.lock().sulks = calls;
+    }
+
+    /// No tokens any more: the metadata service is switched off.
+    pub fn close(&self) {
+        self.shared.lock().closed = true;
+    }
+
+    /// Puts an object into the bucket.
+    pub fn put(&self, key: &str, content: impl Into<Bytes>) {
+        self.shared.lock().bucket.put(key, content.into());
+    }
+
+    /// Bodies of the calls that the group answered.
+    #[must_use]
+    pub fn released(&self) -> Vec<String> {
+        self.shared.lock().group.clone()
+    }
+
+    /// Everything that was refused, in words.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<String> {
+        self.shared.lock().refusals.clone()
+    }
+
+    /// All that was given out and must be found nowhere.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<String> {
+        let state = self.shared.lock();
+        let of = |c: &Credential| [c.key.clone(), c.secret.clone(), c.token.clone()];
+        state.credentials.iter().flat_map(of).chain(state.tokens.keys().cloned()).collect()
+    }
+
+    /// Identifiers of the credentials that requests were signed with, in order of their first use.
+    #[must_use]
+    pub fn used(&self) -> Vec<String> {
+        self.shared.lock().used.clone()
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn answer(
+    State(shared): State<Arc<Shared>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let mut state = shared.lock();
+    if let Some(path) = uri.path().strip_prefix("/latest/") {
+        let answer = state.metadata(&method, path, &headers);
+        if answer.0 == StatusCode::UNAUTHORIZED || answer.0 == StatusCode::BAD_REQUEST {
+            state.refusals.push(format!("{method} {uri}: {}", answer.0));
+        }
+        return answer.into_response();
+    }
+    let service = if uri.path() == "/" { "autoscaling" } else { "s3" };
+    let request = sigv4::Request {
+        method: method.as_str(),
+        path: uri.path(),
+        query: uri.query().unwrap_or_default(),
+        headers: &headers,
+        body: &body,
+    };
+    let checked = sigv4::check(&request, &state.credentials, (REGION, service), Timestamp::now());
+    match checked {
+        Ok(key) => {
+            if !state.used.contains(&key) {
+                state.used.push(key);
+            }
+        }
+        Err(refusal) => {
+            state.refusals.push(format!("{method} {uri}: {refusal}"));
+            let code = match refusal {
+                Refusal::Expired => (StatusCode::BAD_REQUEST, "ExpiredToken"),
+                Refusal::Wrong(_) => (StatusCode::FORBIDDEN, "SignatureDoesNotMatch"),
+            };
+            return (code.0, format!("<Error><Code>{}</Code><Message>{refusal}</Message></Error>", code.1))
+                .into_response();
+        }
+    }
+    if service == "s3" {
+        return state.bucket.answer(&method, &uri, &headers, body);
+    }
+    state.group.push(String::from_utf8_lossy(&body).into_owned());
+    "<TerminateInstanceInAutoScalingGroupResponse/>".into_response()
+}
+
+impl Surroundings {
+    fn metadata(&mut self, method: &Method, path: &str, headers: &HeaderMap) -> (StatusCode, String) {
+        let plain = |status: StatusCode| (status, String::new());
+        let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
+        if path == "api/token" {
+            if self.closed || headers.contains_key("x-forwarded-for") {
+                return plain(StatusCode::FORBIDDEN);
+            }
+            if self.sulks > 0 {
+                self.sulks -= 1;
+                return plain(StatusCode::SERVICE_UNAVAILABLE);
+            }
+            let ttl = header("x-aws-ec2-metadata-token-ttl-seconds").and_then(|v| v.parse::<u64>().ok());
+            return match ttl {
+                Some(ttl @ 1..=21_600) if *method == Method::PUT => {
+                    let token = format!("AQAE{}==", hex::encode(rand::random::<[u8; 20]>()));
+                    self.tokens.insert(token.clone(), Instant::now() + Duration::from_secs(ttl));
+                    (StatusCode::OK, token)
+                }
+                _ => plain(StatusCode::BAD_REQUEST),
+            };
+        }
+        let token = header("x-aws-ec2-metadata-token").and_then(|token| self.tokens.get(token));
+        if token.is_none_or(|until| *until < Instant::now()) {
+            return plain(StatusCode::UNAUTHORIZED);
+        }
+        if *method != Method::GET {
+            return plain(StatusCode::METHOD_NOT_ALLOWED);
+        }
+        let Some(path) = path.strip_prefix("meta-data/") else { return plain(StatusCode::NOT_FOUND) };
+        if path.strip_prefix(ROLES) == Some(ROLE) {
+            return (StatusCode::OK, self.role());
+        }
+        match self.metadata.get(path) {
+            Some(value) => (StatusCode::OK, value.clone()),
+            None => plain(StatusCode::NOT_FOUND),
+        }
+    }
+
+    /// The current credentials, new ones when half of their time is over.
+    fn role(&mut self) -> String {
+        let now = Timestamp::now();
+        let lifetime = SignedDuration::try_from(self.lifetime).unwrap_or(SignedDuration::MAX);
+        let current = self.credentials.last().filter(|c| c.expires.duration_since(now) > lifetime / 2);
+        let current = match current {
+            Some(current) => current.clone(),
+            None => {
+                let random = || hex::encode_upper(rand::random::<[u8; 8]>());
+                let fresh = Credential {
+                    key: format!("ASIA{}", random()),
+                    // All that such a secret may consist of.
+                    secret: format!("a+/{}/+z", random()),
+                    token: format!("IQoJ/{}+{}==", random(), random()),
+                    expires: now + lifetime,
+                };
+                self.credentials.push(fresh.clone());
+                fresh
+            }
+        };
+        serde_json::json!({
+            "Code": "Success",
+            "LastUpdated": now.to_string(),
+            "Type": "AWS-HMAC",
+            "AccessKeyId": current.key,
+            "SecretAccessKey": current.secret,
+            "Token": current.token,
+            "Expiration": current.expires.to_string(),
+        })
+        .to_string()
+    }
+}
