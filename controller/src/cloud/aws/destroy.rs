@@ -36,7 +36,7 @@ pub(super) async fn destroy(clients: &Clients, task: &TaskId) -> Result<Sight, C
     Ok(sight)
 }
 
-fn late(begun: Instant, what: String) -> Result<(), CloudError> {
+fn late(begun: Instant, what: &str) -> Result<(), CloudError> {
     if begun.elapsed() < PATIENCE {
         return Ok(());
     }
@@ -82,7 +82,7 @@ impl Clients {
                 // Most clouds of one machine are done at once: look again before waiting.
                 continue;
             }
-            late(begun, format!("{} machines and the group of {task}", alive.len()))?;
+            late(begun, &format!("{} machines and the group of {task}", alive.len()))?;
             pause(&mut wait).await;
         }
     }
@@ -189,7 +189,7 @@ impl Clients {
             if !used {
                 return Ok(());
             }
-            late(begun, format!("the last use of the security group {task}"))?;
+            late(begun, &format!("the last use of the security group {task}"))?;
             pause(&mut wait).await;
         }
     }
@@ -230,7 +230,7 @@ impl Clients {
             if left == 0 {
                 return Ok(());
             }
-            late(begun, format!("{left} volumes of {task}"))?;
+            late(begun, &format!("{left} volumes of {task}"))?;
             pause(&mut wait).await;
         }
     }

@@ -369,7 +369,7 @@ async fn ask_address() -> std::io::Result<IpAddr> {
 pub(super) fn max_price(usd_per_hour: f64) -> Result<String, CloudError> {
     let operation = "choosing the highest price of a spot machine";
     // No machine costs a thousand an hour; one that does was meant in cents.
-    if !usd_per_hour.is_finite() || usd_per_hour < 0.0001 || usd_per_hour > 1000.0 {
+    if !(0.0001..=1000.0).contains(&usd_per_hour) {
         let cause = format!("{usd_per_hour} US dollars per hour is not between 0.0001 and 1000");
         return Err(CloudError { kind: CloudErrorKind::InvalidSpec, ..refused(operation, cause) });
     }
