@@ -368,7 +368,7 @@ impl Clients {
                 .max_size(0)
                 .desired_capacity(0)
                 .vpc_zone_identifier(found.network.subnets.join(","))
-                .mixed_instances_policy(mixed(want, checked, found))
+                .mixed_instances_policy(mixed(want, &found.types, checked.max_price.as_deref()))
                 .set_tags(Some(tags.clone()))
                 .send()
                 .await;
@@ -481,13 +481,12 @@ impl Template<'_> {
     }
 }
 
-fn mixed(want: &GroupSpec, checked: &Checked, found: &Found) -> MixedInstancesPolicy {
+fn mixed(want: &GroupSpec, types: &[String], max_price: Option<&str>) -> MixedInstancesPolicy {
     let on_demand_percentage = match want.spec.spot {
         Spot::OnDemand => 100,
         Spot::MarketPrice | Spot::MaxPrice { .. } => 0,
     };
-    let overrides =
-        found.types.iter().map(|kind| LaunchTemplateOverrides::builder().instance_type(kind).build());
+    let overrides = types.iter().map(|kind| LaunchTemplateOverrides::builder().instance_type(kind).build());
     MixedInstancesPolicy::builder()
         .launch_template(
             LaunchTemplate::builder()
@@ -507,8 +506,53 @@ fn mixed(want: &GroupSpec, checked: &Checked, found: &Found) -> MixedInstancesPo
                 // In the order given: the documented type first.
                 .on_demand_allocation_strategy("prioritized")
                 .spot_allocation_strategy("price-capacity-optimized")
-                .set_spot_max_price(checked.max_price.clone())
+                .set_spot_max_price(max_price.map(str::to_owned))
                 .build(),
         )
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::aws::fixture;
+
+    fn bought(spot: Spot, max_price: Option<&str>) -> InstancesDistribution {
+        let mut want = fixture::want();
+        want.spec.spot = spot;
+        let types = ["m5.2xlarge".to_owned(), "m6i.2xlarge".to_owned()];
+        let policy = mixed(&want, &types, max_price);
+        let template = policy.launch_template.expect("a template");
+        let overrides: Vec<_> = template.overrides().iter().filter_map(|o| o.instance_type()).collect();
+        assert_eq!(overrides, ["m5.2xlarge", "m6i.2xlarge"]);
+        let named = template.launch_template_specification.and_then(|s| s.launch_template_name);
+        assert_eq!(named.as_deref(), Some(want.task.as_str()));
+        policy.instances_distribution.expect("how machines are bought")
+    }
+
+    #[test]
+    fn spot_machines_are_all_spot_from_the_pools_that_last() {
+        let market = bought(Spot::MarketPrice, None);
+        assert_eq!(
+            (market.on_demand_base_capacity, market.on_demand_percentage_above_base_capacity),
+            (Some(0), Some(0))
+        );
+        assert_eq!(market.spot_allocation_strategy.as_deref(), Some("price-capacity-optimized"));
+        assert_eq!(market.spot_max_price, None);
+        let limited = bought(Spot::MaxPrice { usd_per_hour: 0.25 }, Some("0.25000"));
+        assert_eq!(limited.spot_max_price.as_deref(), Some("0.25000"));
+    }
+
+    #[test]
+    fn machines_on_demand_are_none_of_them_spot() {
+        let bought = bought(Spot::OnDemand, None);
+        assert_eq!(bought.on_demand_percentage_above_base_capacity, Some(100));
+        assert_eq!(bought.on_demand_allocation_strategy.as_deref(), Some("prioritized"));
+    }
+
+    #[test]
+    fn the_schedule_is_never_before_the_deadline() {
+        let at = |text: &str| whole_seconds(text.parse().expect("a time")).secs();
+        assert_eq!(at("2030-01-01T00:00:00.5Z"), at("2030-01-01T00:00:01Z"));
+    }
 }

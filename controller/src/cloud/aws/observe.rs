@@ -86,13 +86,11 @@ impl Clients {
     /// Tasks that anything exists for in this region; roles are not of a region.
     pub(super) async fn tasks(&self) -> Result<BTreeSet<TaskId>, CloudError> {
         let operation = || format!("listing what carries the tag {TASK_TAG} in {}", self.region);
-        let key = Filter::builder().name("key").values(TASK_TAG).build();
-        let types = Filter::builder()
-            .name("resource-type")
-            .set_values(Some(["launch-template", "security-group"].map(str::to_owned).to_vec()))
-            .build();
-        let tagged = self.ec2.describe_tags().filters(key).filters(types).into_paginator().items().send();
-        let by_key = Filter::builder().name("tag-key").values(TASK_TAG).build();
+        let by_key = || Filter::builder().name("tag-key").values(TASK_TAG).build();
+        let templates =
+            self.ec2.describe_launch_templates().filters(by_key()).into_paginator().items().send();
+        let security_groups =
+            self.ec2.describe_security_groups().filters(by_key()).into_paginator().items().send();
         // Ended machines stay visible for an hour; they are no reason to look for a task.
         let alive = Filter::builder()
             .name("instance-state-name")
@@ -101,21 +99,31 @@ impl Clients {
             ))
             .build();
         let instances =
-            self.ec2.describe_instances().filters(by_key).filters(alive).into_paginator().items().send();
+            self.ec2.describe_instances().filters(by_key()).filters(alive).into_paginator().items().send();
         let by_key = GroupFilter::builder().name("tag-key").values(TASK_TAG).build();
         let groups =
             self.scaling.describe_auto_scaling_groups().filters(by_key).into_paginator().items().send();
-        let (tagged, reservations, groups) =
-            futures::future::join3(tagged.try_collect(), instances.try_collect(), groups.try_collect()).await;
-        let tagged = tagged.map_err(failed(operation(), Leftovers::None))?;
+        let (templates, security_groups, reservations, groups) = futures::future::join4(
+            templates.try_collect(),
+            security_groups.try_collect(),
+            instances.try_collect(),
+            groups.try_collect(),
+        )
+        .await;
+        let templates = templates.map_err(failed(operation(), Leftovers::None))?;
+        let security_groups = security_groups.map_err(failed(operation(), Leftovers::None))?;
         let reservations = reservations.map_err(failed(operation(), Leftovers::None))?;
         let groups = groups.map_err(failed(operation(), Leftovers::None))?;
-        let instances = reservations.into_iter().flat_map(|r| r.instances.unwrap_or_default());
-        let of_instances: Vec<String> =
-            instances.filter_map(|i| tag(i.tags(), TASK_TAG).map(str::to_owned)).collect();
-        let of_groups = groups.iter().filter_map(|g| group_tag(g, TASK_TAG).map(str::to_owned));
-        let all = tagged.into_iter().filter_map(|t| t.value).chain(of_instances).chain(of_groups);
-        Ok(all.filter_map(|value| value.parse().ok()).collect())
+        let instances: Vec<Instance> =
+            reservations.into_iter().flat_map(|r| r.instances.unwrap_or_default()).collect();
+        let of_ec2 = templates
+            .iter()
+            .map(|t| t.tags())
+            .chain(security_groups.iter().map(|g| g.tags()))
+            .chain(instances.iter().map(Instance::tags))
+            .filter_map(|tags| tag(tags, TASK_TAG));
+        let of_groups = groups.iter().filter_map(|g| group_tag(g, TASK_TAG));
+        Ok(of_ec2.chain(of_groups).filter_map(|value| value.parse().ok()).collect())
     }
 
     /// Tasks that a role or a profile exists for.

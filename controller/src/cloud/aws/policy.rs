@@ -145,7 +145,6 @@ pub fn caller(partition: &str) -> Value {
                     "ec2:DescribeLaunchTemplates",
                     "ec2:DescribeSecurityGroups",
                     "ec2:DescribeSubnets",
-                    "ec2:DescribeTags",
                     "ec2:DescribeVolumes",
                     "iam:ListRoles",
                     "iam:ListInstanceProfiles",
