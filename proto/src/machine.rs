@@ -273,3 +273,35 @@ impl Timings {
         Duration::from_millis(millis)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As it was before machines could ask for their names; the local cloud writes it still.
+    const FIXED: &str = r#"{
+        "version": 1, "task": "TASK", "machine": "m-1", "slots": 1, "store": "file:///tmp/store",
+        "credentials": {"kind": "environment"}, "deadline": "2031-02-03T04:05:06Z",
+        "release": {"method": "POST", "url": "http://127.0.0.1:1/release/{machine}",
+                    "headers": {"x-token": "t"}, "body": "", "signing": {"kind": "none"}},
+        "power_off": false, "root": "/tmp/m-1"
+    }"#;
+
+    #[test]
+    fn a_name_is_a_string_or_a_question() {
+        let task = TaskId::deterministic("hello").expect("a name");
+        let text = FIXED.replace("TASK", task.as_str());
+        let group: MachineConfig<MachineName> = serde_json::from_str(&text).expect("it is read");
+        let name = MachineId("m-1".to_owned());
+        assert_eq!(group.machine, MachineName::Fixed(name.clone()));
+        assert!(group.preemption.is_empty());
+        let own: MachineConfig = serde_json::from_str(&text).expect("it is read");
+        assert_eq!(group.clone().on(name), own);
+
+        let ask = own.release.clone().expect("there is one");
+        let asking = MachineName::Ask { ask };
+        let text = serde_json::to_string(&asking).expect("it is written");
+        assert!(text.starts_with(r#"{"ask":{"method":"POST","#), "{text}");
+        assert_eq!(serde_json::from_str::<MachineName>(&text).expect("it is read"), asking);
+    }
+}

@@ -64,6 +64,8 @@ struct Surroundings {
     credentials: Vec<Credential>,
     /// Requests that the token service still answers with an error.
     sulks: u32,
+    /// The bucket's clock minus this computer's.
+    clock: SignedDuration,
     closed: bool,
     bucket: bucket::Bucket,
     group: Vec<String>,
@@ -78,7 +80,8 @@ impl Shared {
 }
 
 impl Instance {
-    /// Begins to answer. Each set of credentials is good for `lifetime`, and a new one is given out after half of it.
+    /// Begins to answer. Each set of credentials is good for `lifetime`, and a new one is given out after an
+    /// eighth of it.
     pub async fn start(lifetime: Duration) -> Result<Self> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -152,6 +155,11 @@ impl Instance {
         self.shared.lock().sulks = calls;
     }
 
+    /// The clock by which signatures are judged and answers are dated is put so far ahead.
+    pub fn differ(&self, by: SignedDuration) {
+        self.shared.lock().clock = by;
+    }
+
     /// No tokens any more: the metadata service is switched off.
     pub fn close(&self) {
         self.shared.lock().closed = true;
@@ -203,46 +211,65 @@ async fn answer(
     body: Bytes,
 ) -> Response {
     let mut state = shared.lock();
-    if let Some(path) = uri.path().strip_prefix("/latest/") {
-        let answer = state.metadata(&method, path, &headers);
-        if answer.0 == StatusCode::UNAUTHORIZED || answer.0 == StatusCode::BAD_REQUEST {
-            state.refusals.push(format!("{method} {uri}: {}", answer.0));
-        }
-        return answer.into_response();
+    let now = Timestamp::now() + state.clock;
+    let mut answer = state.answer(&method, &uri, &headers, body, now);
+    if let Ok(date) = now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string().parse() {
+        let _none = answer.headers_mut().insert("date", date);
     }
-    let service = if uri.path() == "/" { "autoscaling" } else { "s3" };
-    let request = sigv4::Request {
-        method: method.as_str(),
-        path: uri.path(),
-        query: uri.query().unwrap_or_default(),
-        headers: &headers,
-        body: &body,
-    };
-    let checked = sigv4::check(&request, &state.credentials, (REGION, service), Timestamp::now());
-    match checked {
-        Ok(key) => {
-            if !state.used.contains(&key) {
-                state.used.push(key);
-            }
-        }
-        Err(refusal) => {
-            state.refusals.push(format!("{method} {uri}: {refusal}"));
-            let code = match refusal {
-                Refusal::Expired => (StatusCode::BAD_REQUEST, "ExpiredToken"),
-                Refusal::Wrong(_) => (StatusCode::FORBIDDEN, "SignatureDoesNotMatch"),
-            };
-            return (code.0, format!("<Error><Code>{}</Code><Message>{refusal}</Message></Error>", code.1))
-                .into_response();
-        }
-    }
-    if service == "s3" {
-        return state.bucket.answer(&method, &uri, &headers, body);
-    }
-    state.group.push(String::from_utf8_lossy(&body).into_owned());
-    "<TerminateInstanceInAutoScalingGroupResponse/>".into_response()
+    answer
 }
 
 impl Surroundings {
+    fn answer(
+        &mut self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        body: Bytes,
+        now: Timestamp,
+    ) -> Response {
+        if let Some(path) = uri.path().strip_prefix("/latest/") {
+            let answer = self.metadata(method, path, headers);
+            if answer.0 == StatusCode::UNAUTHORIZED || answer.0 == StatusCode::BAD_REQUEST {
+                self.refusals.push(format!("{method} {uri}: {}", answer.0));
+            }
+            return answer.into_response();
+        }
+        let service = if uri.path() == "/" { "autoscaling" } else { "s3" };
+        let request = sigv4::Request {
+            method: method.as_str(),
+            path: uri.path(),
+            query: uri.query().unwrap_or_default(),
+            headers,
+            body: &body,
+        };
+        let checked = sigv4::check(&request, &self.credentials, (REGION, service), now);
+        match checked {
+            Ok(key) => {
+                if !self.used.contains(&key) {
+                    self.used.push(key);
+                }
+            }
+            Err(refusal) => {
+                self.refusals.push(format!("{method} {uri}: {refusal}"));
+                let code = match refusal {
+                    Refusal::Expired => (StatusCode::BAD_REQUEST, "ExpiredToken"),
+                    Refusal::Wrong(_) => (StatusCode::FORBIDDEN, "SignatureDoesNotMatch"),
+                };
+                return (
+                    code.0,
+                    format!("<Error><Code>{}</Code><Message>{refusal}</Message></Error>", code.1),
+                )
+                    .into_response();
+            }
+        }
+        if service == "s3" {
+            return self.bucket.answer(method, uri, headers, body);
+        }
+        self.group.push(String::from_utf8_lossy(&body).into_owned());
+        "<TerminateInstanceInAutoScalingGroupResponse/>".into_response()
+    }
+
     fn metadata(&mut self, method: &Method, path: &str, headers: &HeaderMap) -> (StatusCode, String) {
         let plain = |status: StatusCode| (status, String::new());
         let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
@@ -281,11 +308,11 @@ impl Surroundings {
         }
     }
 
-    /// The current credentials, new ones when half of their time is over.
+    /// The current credentials, new ones when an eighth of their time is over.
     fn role(&mut self) -> String {
         let now = Timestamp::now();
         let lifetime = SignedDuration::try_from(self.lifetime).unwrap_or(SignedDuration::MAX);
-        let current = self.credentials.last().filter(|c| c.expires.duration_since(now) > lifetime / 2);
+        let current = self.credentials.last().filter(|c| c.expires.duration_since(now) > lifetime / 8 * 7);
         let current = match current {
             Some(current) => current.clone(),
             None => {

@@ -144,6 +144,7 @@ fn mode(path: &Path) -> Result<u32> {
     Ok(std::fs::metadata(path)?.permissions().mode() & 0o777)
 }
 
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 fn there_is(program: &str) -> bool {
     let there =
         std::process::Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
@@ -223,6 +224,22 @@ async fn python_fetches_the_agent_with_the_role_of_the_machine() -> Result<()> {
     machine.instance.close();
     let again = machine.install(&machine.usual_path()).await?;
     assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_whose_clock_is_wrong_goes_by_that_of_the_bucket() -> Result<()> {
+    if !there_is("python3") {
+        return Ok(());
+    }
+    let machine = Machine::new().await?;
+    machine.instance.put(&machine.key, AGENT);
+    machine.instance.differ(jiff::SignedDuration::from_hours(-5));
+    machine.start().await?;
+    let output = machine.install(&machine.usual_path()).await?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(machine.instance.refusals().len(), 1, "{:?}", machine.instance.refusals());
+    assert!(machine.instance.refusals()[0].ends_with("the time is off"));
     Ok(())
 }
 

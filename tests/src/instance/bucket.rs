@@ -1,6 +1,6 @@
 //! One bucket: as much of S3 as a store needs for small objects.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use axum::{
     body::Bytes,
@@ -134,6 +134,7 @@ impl Bucket {
     fn list(&self, query: &BTreeMap<String, String>) -> Response {
         let told = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
         let (prefix, delimiter, after) = (told("prefix"), told("delimiter"), told("start-after"));
+        // Writing to a string cannot fail.
         let mut contents = String::new();
         let mut folders = std::collections::BTreeSet::new();
         for (key, object) in self.objects.iter().filter(|(key, _)| key.as_str() > after) {
@@ -143,7 +144,8 @@ impl Bucket {
                     let _new = folders.insert(format!("{prefix}{folder}{delimiter}"));
                 }
                 None => {
-                    contents += &format!(
+                    let _ = write!(
+                        contents,
                         "<Contents><Key>{key}</Key><LastModified>{}</LastModified><ETag>{}</ETag>\
                          <Size>{}</Size></Contents>",
                         object.modified.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
@@ -154,7 +156,7 @@ impl Bucket {
             }
         }
         for folder in folders {
-            contents += &format!("<CommonPrefixes><Prefix>{folder}</Prefix></CommonPrefixes>");
+            let _ = write!(contents, "<CommonPrefixes><Prefix>{folder}</Prefix></CommonPrefixes>");
         }
         format!("<ListBucketResult><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>")
             .into_response()
@@ -165,7 +167,7 @@ impl Bucket {
         for part in body.split("<Key>").skip(1) {
             let key = part.split("</Key>").next().unwrap_or_default();
             drop(self.objects.remove(key));
-            deleted += &format!("<Deleted><Key>{key}</Key></Deleted>");
+            let _ = write!(deleted, "<Deleted><Key>{key}</Key></Deleted>");
         }
         format!("<DeleteResult>{deleted}</DeleteResult>").into_response()
     }

@@ -117,7 +117,7 @@ pub fn check(
     let mut canonical = String::new();
     for name in &names {
         let value = header(name)?.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
-        canonical += &format!("{name}:{value}\n");
+        canonical.extend([name, ":", &value, "\n"]);
     }
     let path = if service == "s3" { encode(&decode(request.path), true) } else { encode(request.path, true) };
     let text = [request.method, &path, &query(request.query), &canonical, &names.join(";"), &hash].join("\n");
