@@ -469,10 +469,15 @@ async fn orphans_of_every_kind_are_listed_and_removed() {
         &[("GroupName", group.as_str()), ("GroupDescription", "x"), ("VpcId", &text(&vpcs, "vpcId"))],
     );
     tag(&text(&made, "groupId"), &group);
-    let parameters =
-        [("LaunchTemplateName", template.as_str()), ("LaunchTemplateData.InstanceType", "t3.micro")];
-    let made = place.api.done("ec2", "CreateLaunchTemplate", &parameters);
-    tag(&text(&made, "launchTemplateId"), &template);
+    // The emulator shows a template's first tags only.
+    let parameters = [
+        ("LaunchTemplateName", template.as_str()),
+        ("LaunchTemplateData.InstanceType", "t3.micro"),
+        ("TagSpecification.1.ResourceType", "launch-template"),
+        ("TagSpecification.1.Tag.1.Key", "tpi:task"),
+        ("TagSpecification.1.Tag.1.Value", template.as_str()),
+    ];
+    let _answer = place.api.done("ec2", "CreateLaunchTemplate", &parameters);
     let parameters = [
         ("ImageId", "ami-0aa00000000000002"),
         ("MinCount", "1"),
