@@ -66,13 +66,16 @@ pub struct Observed {
     pub group: GroupState,
     /// Machines, those that have ended included as long as the cloud remembers them; in order of launch.
     pub machines: Vec<Machine>,
+    /// What could not be had, as far as the cloud tells, the newest first; the group keeps trying.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shortages: Vec<Shortage>,
 }
 
 impl Observed {
     /// Nothing, and nothing remembered.
     #[must_use]
     pub fn absent() -> Self {
-        Self { group: GroupState::Absent, machines: Vec::new() }
+        Self { group: GroupState::Absent, machines: Vec::new(), shortages: Vec::new() }
     }
 
     /// Whether nothing is left that runs or could start.
@@ -132,6 +135,64 @@ pub enum MachineEnd {
     Deadline,
     /// Somebody destroyed the task.
     Destroyed,
+}
+
+/// Why a machine is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShortageReason {
+    /// The zone has no such machine free.
+    Capacity,
+    /// The highest price is below the market's.
+    Price,
+    /// The account's limit.
+    Quota,
+    /// The caller or the group's role may not.
+    Permission,
+    /// The image, type or profile cannot be used; more of the same will not help.
+    Request,
+    /// Anything else.
+    Other,
+}
+
+impl fmt::Display for ShortageReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Capacity => "no capacity",
+            Self::Price => "the highest price is below the market's",
+            Self::Quota => "the account's limit is reached",
+            Self::Permission => "not permitted",
+            Self::Request => "the request cannot be served",
+            Self::Other => "failed",
+        })
+    }
+}
+
+/// A machine that could not be had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shortage {
+    /// Why.
+    pub reason: ShortageReason,
+    /// Where, when the cloud says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// Which type, when the cloud says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
+    /// In the cloud's words.
+    pub message: String,
+    /// When it was tried last.
+    pub at: Timestamp,
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no {}", self.machine.as_deref().unwrap_or("machine"))?;
+        if let Some(zone) = &self.zone {
+            write!(f, " in {zone}")?;
+        }
+        write!(f, ": {}: {}", self.reason, self.message)
+    }
 }
 
 /// What a caller can act on.

@@ -47,10 +47,11 @@ struct Place {
 
 impl Place {
     /// `None`, with a word about it, where there is no emulator.
+    #[expect(clippy::print_stderr, reason = "says what is skipped")]
     fn new(region: &str) -> Option<Self> {
         drop(rustls::crypto::ring::default_provider().install_default());
         let Some(endpoint) = std::env::var("TPI_TEST_AWS_ENDPOINT").ok().filter(|e| !e.is_empty()) else {
-            println!("SKIPPED: TPI_TEST_AWS_ENDPOINT is not set: there is no emulator of AWS");
+            eprintln!("SKIPPED: TPI_TEST_AWS_ENDPOINT is not set: there is no emulator of AWS");
             return None;
         };
         let api = Api { endpoint: endpoint.parse().unwrap(), region: region.to_owned() };

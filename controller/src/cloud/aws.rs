@@ -137,6 +137,7 @@ fn merged(all: Vec<Observed>) -> Observed {
             whole.group = part.group;
         }
         whole.machines.extend(part.machines);
+        whole.shortages.extend(part.shortages);
         whole.machines.sort_by_key(|m| m.launched);
         whole
     })
@@ -159,11 +160,6 @@ impl Cloud for Aws {
     async fn observe(&self, task: &TaskId) -> Result<Observed, CloudError> {
         let clients = self.clients(Some(task)).await;
         let sights = futures::future::try_join_all(clients.iter().map(|c| c.sight(task))).await?;
-        for sight in &sights {
-            for shortage in activity::shortages(&sight.activities) {
-                tracing::info!(%task, reason = %shortage.reason, zone = ?shortage.zone, machine = ?shortage.machine, message = shortage.message, "a machine could not be had");
-            }
-        }
         Ok(merged(sights.iter().map(observe::Sight::observed).collect()))
     }
 

@@ -101,7 +101,7 @@ impl Local {
         let reading = |e| failed(format!("reading the group of {task}"), Leftovers::Unknown, e);
         let Some(state) = files.read_state().map_err(reading)? else {
             let machines = files.read_ledger().map_err(reading)?.map(|l| l.machines).unwrap_or_default();
-            return Ok(Observed { group: GroupState::Absent, machines });
+            return Ok(Observed { group: GroupState::Absent, machines, shortages: Vec::new() });
         };
         let now = Timestamp::now();
         let machines = state
@@ -129,7 +129,7 @@ impl Local {
             // It was killed; `ensure` starts it again.
             (false, None) => GroupState::Absent,
         };
-        Ok(Observed { group, machines })
+        Ok(Observed { group, machines, shortages: Vec::new() })
     }
 
     async fn start(&self, files: &Files, want: &GroupSpec) -> Result<(), CloudError> {

@@ -13,7 +13,7 @@ use super::{
     Engine, EngineError, ErrorKind, ListEntry, ListReport, Located, REPORT_VERSION, StatusReport,
     facts::{self, Facts},
 };
-use crate::{home::KnownTask, task::TaskState};
+use crate::{cloud::GroupState, home::KnownTask, task::TaskState};
 
 /// Where a task may be looked for.
 #[derive(Debug, Clone)]
@@ -166,6 +166,15 @@ pub(super) async fn status(engine: &Engine, task: &Located) -> Result<StatusRepo
             "the task's record is lost: `tpi-controller destroy {}` removes its machines",
             task.id
         ));
+    }
+    // What could not be had once does not matter where everything is there by now.
+    let wanted = match facts.observed.group {
+        GroupState::Active { size } => size,
+        GroupState::Absent | GroupState::Ended => 0,
+    };
+    if facts.machines().alive < wanted {
+        let told = facts.observed.shortages.iter().map(|shortage| format!("{shortage} (it is tried again)"));
+        warnings.extend(told);
     }
     Ok(StatusReport {
         version: REPORT_VERSION,

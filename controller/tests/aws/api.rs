@@ -25,10 +25,9 @@ impl Api {
             "iam" => "2010-05-08",
             other => panic!("no version of {other}"),
         };
-        let mut body = format!("Action={action}&Version={version}");
-        for (name, value) in parameters {
-            body.push_str(&format!("&{}={}", encoded(name), encoded(value)));
-        }
+        let own = [("Action", action), ("Version", version)];
+        let pairs = own.iter().chain(parameters).map(|(name, value)| format!("{name}={}", encoded(value)));
+        let body = pairs.collect::<Vec<_>>().join("&");
         let region = if service == "iam" { "us-east-1" } else { &self.region };
         let host = self.endpoint.host_str().unwrap();
         let port = self.endpoint.port_or_known_default().unwrap();

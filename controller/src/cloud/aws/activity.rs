@@ -1,11 +1,9 @@
 //! What a group's scaling activities say: why machines are missing, and why machines went. AWS tells both as
 //! prose, which is read here and nowhere else.
 
-use std::fmt;
-
 use jiff::Timestamp;
 
-use crate::cloud::MachineEnd;
+use crate::cloud::{MachineEnd, Shortage, ShortageReason};
 
 /// One activity, as far as it matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,51 +22,6 @@ pub struct Activity {
     pub began: Timestamp,
     /// When it was over.
     pub ended: Option<Timestamp>,
-}
-
-/// Why a machine is missing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ShortageReason {
-    /// The zone has no such machine free.
-    Capacity,
-    /// The highest price is below the market's.
-    Price,
-    /// The account's limit.
-    Quota,
-    /// The caller or the group's role may not.
-    Permission,
-    /// The image, type or profile cannot be used; more of the same will not help.
-    Request,
-    /// Anything else.
-    Other,
-}
-
-impl fmt::Display for ShortageReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Capacity => "no capacity",
-            Self::Price => "the highest price is below the market's",
-            Self::Quota => "the account's limit is reached",
-            Self::Permission => "not permitted",
-            Self::Request => "the request cannot be served",
-            Self::Other => "failed",
-        })
-    }
-}
-
-/// A machine that could not be had.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shortage {
-    /// Why.
-    pub reason: ShortageReason,
-    /// Where, when the cloud says so.
-    pub zone: Option<String>,
-    /// Which type, when the cloud says so.
-    pub machine: Option<String>,
-    /// In the cloud's words.
-    pub message: String,
-    /// When it was tried last.
-    pub at: Timestamp,
 }
 
 /// Texts that AWS is known to use, the telling ones first.

@@ -158,7 +158,7 @@ impl Sight {
                 }
             }
         };
-        Observed { group, machines }
+        Observed { group, machines, shortages: activity::shortages(&self.activities) }
     }
 
     pub(super) fn alive(&self) -> impl Iterator<Item = &Instance> {
