@@ -122,7 +122,7 @@ impl Engine {
             CloudName::Local => self.settings.home.store_url().map_err(EngineError::home),
             CloudName::Aws | CloudName::Gcp | CloudName::Az | CloudName::K8s => {
                 Err(EngineError::new(ErrorKind::User, format!("the cloud {cloud} has no default store yet"))
-                    .hint("name one by its URL with `--store`"))
+                    .hint("name one by its URL with `--store`, or a bucket with `--storage BUCKET/PATH`"))
             }
         }
     }

@@ -107,7 +107,10 @@ impl Aws {
 
     /// Regions that a task may be in: the one noted here, or all where tasks usually are.
     async fn regions(&self, task: Option<&TaskId>) -> BTreeSet<String> {
-        let known = self.home.known().unwrap_or_default();
+        let known = self.home.known().unwrap_or_else(|error| {
+            tracing::warn!(%error, "looking in the usual regions: what is noted here cannot be read");
+            Vec::new()
+        });
         let native = |name: &str| place::region(name).ok();
         if let Some(region) = known
             .iter()

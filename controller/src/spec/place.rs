@@ -165,6 +165,13 @@ pub(super) fn region(text: Option<&str>, cloud: Option<CloudName>, found: &mut F
             ),
         );
     }
+    #[cfg(feature = "aws")]
+    if cloud == Some(CloudName::Aws)
+        && !text.trim().is_empty()
+        && let Err(error) = crate::cloud::aws::place::region(text)
+    {
+        found.error(Field::Region, Some(text), "is not a region of AWS", error.hint());
+    }
     text.to_owned()
 }
 
@@ -195,6 +202,13 @@ pub(super) fn machine(
             );
         }
     }
+    #[cfg(feature = "aws")]
+    if cloud == Some(CloudName::Aws)
+        && !text.trim().is_empty()
+        && let Err(error) = crate::cloud::aws::place::machine(text)
+    {
+        found.error(Field::Machine, Some(text), "is not a machine that AWS has", error.hint());
+    }
     text.to_owned()
 }
 
@@ -211,6 +225,13 @@ pub(super) fn image(text: Option<&str>, cloud: Option<CloudName>, found: &mut Fi
         found.warn(format!(
             "image {text:?} has no effect on the local cloud: scripts run on this computer (use a container for another system)"
         ));
+    }
+    #[cfg(feature = "aws")]
+    if cloud == Some(CloudName::Aws)
+        && !text.trim().is_empty()
+        && let Err(error) = crate::cloud::aws::image::check(text)
+    {
+        found.error(Field::Image, Some(text), "is not an image of AWS", error.to_string());
     }
     text.to_owned()
 }

@@ -72,6 +72,14 @@ const CANONICAL: &str = "099720109477";
 /// Account of the deep learning images.
 const DEEP_LEARNING: &str = "898082745236";
 
+/// Whether a text can name an image of any architecture.
+///
+/// # Errors
+/// See [`ImageError`].
+pub fn check(image: &str) -> Result<(), ImageError> {
+    query(image, Arch::X86_64).or_else(|_| query(image, Arch::Arm64)).map(drop)
+}
+
 /// What a name stands for on machines of an architecture.
 ///
 /// # Errors

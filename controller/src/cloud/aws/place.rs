@@ -23,6 +23,20 @@ pub enum PlaceError {
     },
 }
 
+impl PlaceError {
+    /// What to do instead.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Region(_) => format!("give one of {}, or a name such as eu-central-1", known(&REGIONS)),
+            Self::Machine(_) => format!("give one of {}, or a type such as c7i.4xlarge", machine_names()),
+            Self::Retired { instead, family, .. } => {
+                format!("it stood for {family}, which AWS no longer has: use {instead} instead")
+            }
+        }
+    }
+}
+
 fn known(table: &[crate::spec::place::Alias]) -> String {
     table.iter().map(|a| a.alias).collect::<Vec<_>>().join(", ")
 }

@@ -137,7 +137,6 @@ pub fn caller(partition: &str) -> Value {
                 "Action": [
                     "autoscaling:DescribeAutoScalingGroups",
                     "autoscaling:DescribeScalingActivities",
-                    "autoscaling:DescribeScheduledActions",
                     "ec2:DescribeImages",
                     "ec2:DescribeInstanceTypeOfferings",
                     "ec2:DescribeInstanceTypes",
