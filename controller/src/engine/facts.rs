@@ -9,7 +9,7 @@ use tpi_proto::{
 use tpi_store::{
     Store, StoreErrorKind, Version,
     layout::TaskKeys,
-    record::{RECORD_VERSION, StopRequest, TaskRecord},
+    record::{Intent, RECORD_VERSION, StopRequest, TaskRecord},
 };
 
 use super::{EngineError, ErrorKind, Proof, ProofLine};
@@ -35,6 +35,32 @@ pub(super) struct Facts {
 impl Facts {
     /// Reads everything. A part that cannot be read is an error, never an empty answer.
     pub(super) async fn read(store: &Store, cloud: &dyn Cloud, task: &TaskId) -> Result<Self, EngineError> {
+        let mut facts = Self::in_store(store, task).await?;
+        facts.ask(cloud, task).await?;
+        Ok(facts)
+    }
+
+    /// The same for who submits: a cloud is asked only once machines may have been ordered. A real one takes its
+    /// time, and what is done before that does not depend on its answer.
+    pub(super) async fn read_to_submit(
+        store: &Store,
+        cloud: &dyn Cloud,
+        task: &TaskId,
+    ) -> Result<Self, EngineError> {
+        let mut facts = Self::in_store(store, task).await?;
+        if facts.record.as_ref().is_none_or(|record| record.intent != Intent::Submit) {
+            facts.ask(cloud, task).await?;
+        }
+        Ok(facts)
+    }
+
+    async fn ask(&mut self, cloud: &dyn Cloud, task: &TaskId) -> Result<(), EngineError> {
+        self.observed = cloud.observe(task).await.map_err(EngineError::cloud(task))?;
+        self.now = Timestamp::now();
+        Ok(())
+    }
+
+    async fn in_store(store: &Store, task: &TaskId) -> Result<Self, EngineError> {
         let record = read_record(store, task).await?.map(|(record, _)| record);
         // Slots before machines: a machine that is seen alive may have ended its slot since, never the reverse.
         let slots = read_slots(store, task).await?;
@@ -44,8 +70,7 @@ impl Facts {
             .await
             .map_err(EngineError::store(format!("reading whether {task} shall stop")))?
             .is_some();
-        let observed = cloud.observe(task).await.map_err(EngineError::cloud(task))?;
-        Ok(Self { record, slots, stop_requested, observed, now: Timestamp::now() })
+        Ok(Self { record, slots, stop_requested, observed: Observed::absent(), now: Timestamp::now() })
     }
 
     pub(super) fn machines(&self) -> Machines {

@@ -73,7 +73,7 @@ pub(super) async fn submit(
     let mut done = Done::default();
     let mut ordered = false;
     let (record, ended) = loop {
-        let facts = Facts::read(&work.store, cloud.as_ref(), task).await?;
+        let facts = Facts::read_to_submit(&work.store, cloud.as_ref(), task).await?;
         let Some(record) = facts.record.clone() else {
             return Err(being_destroyed(checked));
         };

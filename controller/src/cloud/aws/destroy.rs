@@ -27,8 +27,8 @@ pub(super) async fn destroy(clients: &Clients, task: &TaskId) -> Result<Sight, C
     let begun = Instant::now();
     let machines = clients.end_machines(task, begun);
     let (sight, ()) = futures::future::try_join(machines, clients.remove_role_and_profile(task)).await?;
-    clients.delete_template(task).await?;
-    futures::future::try_join(
+    let ((), (), ()) = futures::future::try_join3(
+        clients.delete_template(task),
         clients.delete_security_groups(task, begun),
         clients.delete_volumes(task, begun),
     )
