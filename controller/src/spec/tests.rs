@@ -203,3 +203,22 @@ fn identifiers_come_from_the_name_the_run_or_chance() {
     let request = Request { name: Some("…".to_owned()), ..text("#!/bin/sh\n") };
     assert!(check(&request, &plain).is_err());
 }
+
+#[cfg(feature = "aws")]
+#[test]
+fn what_aws_does_not_have_is_told_with_the_flags() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let around = Surroundings { clouds: vec![CloudName::Local, CloudName::Aws], ..around(dir.path()) };
+    let aws = |region: &str, machine: &str, image: &str| Request {
+        cloud: Some("aws".to_owned()),
+        region: Some(region.to_owned()),
+        machine: Some(machine.to_owned()),
+        image: Some(image.to_owned()),
+        ..text("#!/bin/sh\ntrue\n")
+    };
+    let errors =
+        check(&aws("us-west-1a", "l+k80", "u@*:x86_64:ubuntu*"), &around).expect_err("three mistakes");
+    insta::assert_snapshot!(render(&errors));
+    let good = aws("eu-central-1", "c7i.4xlarge", "ami-0123456789abcdef0");
+    assert!(check(&good, &around).is_ok());
+}
