@@ -89,7 +89,7 @@ fn of_machines(partition: &str, bucket: &Bucket, root: &str, place: &str, name: 
                 "Resource": [
                     of_task("record.json"),
                     of_task("environment"),
-                    of_task("input.json"),
+                    of_task("input*"),
                     of_task("agent/*"),
                     of_task("clients/*"),
                 ],
@@ -270,12 +270,30 @@ mod tests {
     #[test]
     fn the_policy_denies_what_the_layout_says_callers_write() {
         let bucket = Bucket::of(&Url::parse("s3://bucket").expect("a URL")).expect("a bucket");
-        let policy = machine("aws", "us-west-1", "123456789012", &bucket, &task()).to_string();
+        let policy = machine("aws", "us-west-1", "123456789012", &bucket, &task());
+        let denied: Vec<&str> = policy["Statement"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|statement| statement["Effect"] == "Deny")
+            .flat_map(|statement| statement["Resource"].as_array().into_iter().flatten())
+            .filter_map(Value::as_str)
+            .collect();
+        let is_denied = |key: &str| {
+            let arn = format!("arn:aws:s3:::bucket/{key}");
+            denied.iter().any(|pattern| match pattern.strip_suffix('*') {
+                Some(beginning) => arn.starts_with(beginning),
+                None => arn == *pattern,
+            })
+        };
         let keys = TaskKeys::new(&task());
-        for key in [keys.record(), keys.environment(), keys.input()] {
-            assert!(policy.contains(&format!("arn:aws:s3:::bucket/{key}\"")), "{key}");
+        let clients = format!("{}/some.pem", keys.clients());
+        for key in [keys.record(), keys.environment(), keys.input(), keys.agent("0"), clients] {
+            assert!(is_denied(&key), "{key}");
         }
-        assert!(policy.contains(&format!("arn:aws:s3:::bucket/{}/*", keys.clients())));
+        for key in [keys.slots(), keys.events()] {
+            assert!(!is_denied(&format!("{key}/0.json")), "{key}");
+        }
     }
 
     #[test]
