@@ -13,16 +13,14 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tpi_proto::{
+    fault::chain,
     id::{Attempt, SlotIndex},
     machine::{MachineConfig, Timings},
     state::{Lease, Phase, PhaseTiming, STATUS_VERSION, SlotState, SlotStatus},
 };
 use tpi_store::{Store, StoreError, StoreErrorKind, Version, layout::TaskKeys, record::StopRequest};
 
-use crate::{
-    fault::chain,
-    supervisor::{Concern, Event},
-};
+use crate::supervisor::{Concern, Event};
 
 /// What claiming came to.
 #[derive(Debug)]

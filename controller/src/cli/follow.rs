@@ -62,9 +62,7 @@ pub(super) async fn to_the_end(context: &Context, task: &Located, wanted: Wanted
     let shown = show(context, task, &wanted).await.map_err(|error| goes_on(error, &task.id))?;
     let (statuses, result) = match shown {
         End::Detached => return detached(context, &task.id),
-        End::Gone => {
-            return Err(CliError::text(Exit::NotFound, format!("task {task} was destroyed meanwhile")));
-        }
+        End::Gone => return Err(gone(task)),
         End::Ended(result) => (BTreeMap::new(), result),
         End::Shown(statuses) => match verdict(&wanted.slots, &statuses) {
             Some(result) => (statuses, result),
@@ -117,8 +115,13 @@ pub(super) async fn logs(context: &Context, task: &Located, wanted: Wanted) -> R
     match show(context, task, &wanted).await.map_err(|error| goes_on(error, &task.id))? {
         End::Shown(_) | End::Ended(_) => Ok(Exit::Success),
         End::Detached => Ok(Exit::Detached),
-        End::Gone => Err(CliError::text(Exit::NotFound, format!("task {task} was destroyed meanwhile"))),
+        End::Gone => Err(gone(task)),
     }
+}
+
+fn gone(task: &Located) -> CliError {
+    CliError::text(Exit::NotFound, format!("task {task} was destroyed meanwhile"))
+        .hint(format!("its logs are gone with it; the tasks there are: `{PROGRAM} list`"))
 }
 
 /// What Ctrl-C leads to.
