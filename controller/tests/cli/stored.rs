@@ -12,7 +12,7 @@ use serde_json::Value;
 use tpi_proto::{
     id::{Attempt, MachineId, RunId, SlotIndex, TaskId},
     spec::TaskSpec,
-    state::{Lease, Outcome, Phase, STATUS_VERSION, SlotState, SlotStatus},
+    state::{Outcome, Phase, SlotState, SlotStatus},
 };
 use tpi_store::{
     Store,
@@ -97,18 +97,11 @@ async fn write(store: &Store, id: &TaskId, slots: &[Slot<'_>]) {
         };
         let log_complete = state.is_final().then_some(offset);
         let status = SlotStatus {
-            version: STATUS_VERSION,
-            slot: run.slot,
-            attempt: run.attempt,
-            machine: MachineId(format!("m-{index}")),
             generation: 9,
             state,
-            lease: Lease { renewals: 4, ttl_millis: 1000 },
-            phases: Vec::new(),
             log_stored: offset,
             log_complete,
-            saved: None,
-            warnings: Vec::new(),
+            ..SlotStatus::claimed(run, MachineId(format!("m-{index}")), 1000)
         };
         drop(store.create_json(&keys.slot(run.slot), &status).await.expect("writes"));
     }

@@ -151,7 +151,7 @@ impl From<IdentityError> for CliError {
             IdentityError::File { .. } => Self::new(Exit::Request, problem),
             IdentityError::Certificate { .. } => Self::new(Exit::Request, problem)
                 .hint("remove the directory `identity` in the state directory: another key is made"),
-            IdentityError::Key(_) => Self::new(Exit::Internal, problem),
+            IdentityError::Key(_) | IdentityError::Pair(_) => Self::new(Exit::Internal, problem),
         }
     }
 }

@@ -22,13 +22,11 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tpi_proto::id::{MachineId, TaskId};
+use tpi_store::private::write_private;
 use url::Url;
 
 use super::process::ProcessId;
-use crate::{
-    cloud::{Machine, MachineEnd},
-    home::write_private,
-};
+use crate::cloud::{Machine, MachineEnd};
 
 /// Version of the shapes in this module.
 pub(super) const LOCAL_VERSION: u32 = 1;
