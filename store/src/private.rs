@@ -14,8 +14,16 @@ use std::{
 /// # Errors
 /// The file system's; nothing is left behind then.
 pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let dir = path.parent().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no parent"))?;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory(path)?)?;
+    replace_private(path, content)
+}
+
+/// As [`write_private`] in a directory that is there: never makes it again after somebody has removed it.
+///
+/// # Errors
+/// The file system's; `NotFound` without the directory.
+pub fn replace_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let dir = directory(path)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}-{:08x}", std::process::id(), rand::random::<u32>()));
     let temporary = dir.join(name);
@@ -27,4 +35,35 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
         drop(fs::remove_file(&temporary));
     }
     renamed
+}
+
+fn directory(path: &Path) -> io::Result<&Path> {
+    path.parent().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no parent"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn only_the_owner_may_read_it_and_nothing_else_is_left() {
+        let root = tempfile::tempdir().expect("a directory");
+        let (dir, path) = (root.path().join("a/b"), root.path().join("a/b/file"));
+        let absent = replace_private(&path, b"1").expect_err("no directory");
+        assert_eq!(absent.kind(), io::ErrorKind::NotFound);
+        assert!(!dir.exists());
+        write_private(&path, b"1").expect("writes");
+        replace_private(&path, b"2").expect("replaces");
+        assert_eq!(fs::read(&path).expect("reads"), b"2");
+        for (path, mode) in [(&path, 0o600), (&dir, 0o700)] {
+            let found = fs::metadata(path).expect("is there").permissions().mode();
+            assert_eq!(found & 0o777, mode, "{}", path.display());
+        }
+        // What cannot take the place of a folder leaves nothing beside it.
+        fs::create_dir(dir.join("taken")).expect("makes");
+        assert!(write_private(&dir.join("taken"), b"3").is_err());
+        assert_eq!(fs::read_dir(&dir).expect("lists").count(), 2);
+    }
 }
