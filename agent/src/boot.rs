@@ -11,6 +11,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use rustix::fs::FlockOperation;
 use tpi_proto::{
+    fault::chain,
     machine::{MachineConfig, Timings},
     state::{Failure, SlotStatus},
 };
@@ -24,7 +25,6 @@ use crate::{
     clock::Clock,
     config::{Paths, TestHooks},
     exec::leftovers::{self, Scope},
-    fault::chain,
     slots::{self, Claimed},
     supervisor::state::Fault,
 };

@@ -25,13 +25,13 @@ use bollard::{
 use futures::StreamExt;
 use tokio::{io::AsyncWriteExt, net::unix::pipe, sync::watch, time::Instant};
 use tpi_proto::{
+    fault::chain,
     id::{RunId, TaskId},
     state::Failure,
 };
 
 use crate::{
     exec::{Job, Order, script},
-    fault::chain,
     logs::pump::{PipeEnds, Pump},
     supervisor::state::{Fault, ScriptEnd},
 };

@@ -10,7 +10,6 @@ pub mod config;
 mod container;
 mod environment;
 mod exec;
-mod fault;
 pub mod identity;
 mod journal;
 pub mod logs;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tpi_proto::fault::chain;
 use tpi_proto::machine::PreemptionNotice;
 
 use crate::{
-    fault::chain,
     release::{CallError, Names, call},
     supervisor::Event,
 };

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use tokio::{process::Command, time::Instant};
 use tpi_proto::{
+    fault::chain,
     id::{MachineId, RunId, TaskId},
     machine::{HttpCall, Signing},
 };
-
-use crate::fault::chain;
 
 /// What placeholders stand for.
 #[derive(Debug, Clone)]

@@ -11,6 +11,7 @@ use std::{
 
 use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot};
+use tpi_proto::fault::chain;
 use tpi_proto::id::{SlotIndex, TaskId};
 use tpi_store::{
     Store, StoreErrorKind,
@@ -23,7 +24,6 @@ use tpi_store::{
 };
 
 use crate::{
-    fault::chain,
     slots::Fence,
     supervisor::{Concern, Event},
 };

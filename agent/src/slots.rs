@@ -13,16 +13,14 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tpi_proto::{
-    id::{Attempt, SlotIndex},
+    fault::chain,
+    id::{Attempt, RunId, SlotIndex},
     machine::{MachineConfig, Timings},
-    state::{Lease, Phase, PhaseTiming, STATUS_VERSION, SlotState, SlotStatus},
+    state::{Phase, PhaseTiming, SlotState, SlotStatus},
 };
 use tpi_store::{Store, StoreError, StoreErrorKind, Version, layout::TaskKeys, record::StopRequest};
 
-use crate::{
-    fault::chain,
-    supervisor::{Concern, Event},
-};
+use crate::supervisor::{Concern, Event};
 
 /// What claiming came to.
 #[derive(Debug)]
@@ -124,24 +122,16 @@ fn fresh(
     started: Timestamp,
     saved: Option<u64>,
 ) -> SlotStatus {
+    let boot = PhaseTiming {
+        phase: Phase::Boot,
+        started,
+        ended: None,
+        budget_seconds: config.timings.boot_budget.div_ceil(1000),
+    };
     SlotStatus {
-        version: STATUS_VERSION,
-        slot,
-        attempt,
-        machine: config.machine.clone(),
-        generation: 1,
-        state: SlotState::Active { phase: Phase::Boot },
-        lease: Lease { renewals: 0, ttl_millis: config.timings.lease_ttl },
-        phases: vec![PhaseTiming {
-            phase: Phase::Boot,
-            started,
-            ended: None,
-            budget_seconds: config.timings.boot_budget.div_ceil(1000),
-        }],
-        log_stored: 0,
-        log_complete: None,
+        phases: vec![boot],
         saved,
-        warnings: Vec::new(),
+        ..SlotStatus::claimed(RunId { slot, attempt }, config.machine.clone(), config.timings.lease_ttl)
     }
 }
 

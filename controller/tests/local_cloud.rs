@@ -6,7 +6,7 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::TcpStream,
     num::NonZeroU16,
     os::unix::fs::PermissionsExt as _,
@@ -289,8 +289,14 @@ async fn a_group_whose_directory_is_gone_ends_everything() {
     place.local().ensure(&want).await.unwrap();
     let observed = place.until(&want.task, |o| o.alive().any(|m| processes_of(&m.id) > 0)).await;
     let group = place.group_pid(&want.task);
-    fs::remove_dir_all(place.group(&want.task)).unwrap();
     let begun = Instant::now();
+    // Until the group notices, it may write between the emptying and the removing of its directory.
+    while let Err(error) = fs::remove_dir_all(place.group(&want.task)) {
+        if error.kind() == io::ErrorKind::NotFound {
+            break;
+        }
+        assert!(error.kind() == io::ErrorKind::DirectoryNotEmpty && begun.elapsed() < PATIENCE, "{error}");
+    }
     let lives = |pid: i64| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z"));
     while lives(group) || processes_of(&observed.machines[0].id) > 0 {
         assert!(begun.elapsed() < PATIENCE);

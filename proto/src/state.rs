@@ -236,6 +236,25 @@ pub struct SlotStatus {
 }
 
 impl SlotStatus {
+    /// What a machine claims a slot with: booting, nothing printed, nothing saved. `lease_ttl` is in milliseconds.
+    #[must_use]
+    pub fn claimed(run: RunId, machine: MachineId, lease_ttl: u64) -> Self {
+        Self {
+            version: STATUS_VERSION,
+            slot: run.slot,
+            attempt: run.attempt,
+            machine,
+            generation: 1,
+            state: SlotState::Active { phase: Phase::Boot },
+            lease: Lease { renewals: 0, ttl_millis: lease_ttl },
+            phases: Vec::new(),
+            log_stored: 0,
+            log_complete: None,
+            saved: None,
+            warnings: Vec::new(),
+        }
+    }
+
     /// Slot and attempt.
     #[must_use]
     pub fn run(&self) -> RunId {

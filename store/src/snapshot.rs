@@ -220,6 +220,10 @@ pub struct RestoreReport {
     pub unchanged: u64,
     /// Local files that differed: kept, and where the restored one is.
     pub kept: Vec<(PathBuf, PathBuf)>,
+    /// Local files that differ from `base`, while the restored ones do not: there is nothing new to bring, so they are
+    /// left as they are, and nothing is put beside them.
+    #[serde(default)]
+    pub changed_here: Vec<PathBuf>,
     /// Links not made.
     pub skipped_links: Vec<PathBuf>,
 }

@@ -259,7 +259,7 @@ impl Driver {
         let (config, store, shutdown) = (self.config.clone(), self.store.clone(), self.shutdown.clone());
         self.work(async move {
             let served = rpc::serve(handle, &config, &store, shutdown).await;
-            Event::Booted(served.map_err(|e| crate::fault::chain(&e)))
+            Event::Booted(served.map_err(|e| tpi_proto::fault::chain(&e)))
         });
     }
 

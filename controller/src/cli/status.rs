@@ -41,7 +41,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError>
         ui.data(text(ui, &report, Timestamp::now()).as_bytes())?;
     }
     for warning in &report.warnings {
-        ui.warning(warning);
+        ui.warning(&context.as_called(warning));
     }
     if unwanted(&report) {
         return Err(CliError::text(Exit::Leftovers, format!("machines of task {} may be left", report.id))

@@ -18,6 +18,7 @@ use tpi_proto::{
 use tpi_store::{
     Store,
     layout::TaskKeys,
+    private::write_private,
     record::TaskRecord,
     snapshot::{self, Existing, Manifest, OutsideLinks, RestoreOptions},
 };
@@ -26,7 +27,7 @@ use super::{
     Engine, EngineError, ErrorKind, Located, Observer, Progress, PullOptions, PullReport, PulledSlot,
     REPORT_VERSION, Step, Transfer, facts, progress::Relay, submit::rules,
 };
-use crate::home::{Home, write_private};
+use crate::home::Home;
 
 pub(super) async fn pull(
     engine: &Engine,

@@ -116,6 +116,23 @@ fn list(tried: &[(String, String)]) -> String {
     format!(" ({})", each.join("; "))
 }
 
+/// Why a shell or a forwarded stream ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// The call: the machine could not do it, or the connection broke.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The local side.
+    #[error("{operation}")]
+    Local {
+        /// What was being done.
+        operation: &'static str,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
 /// Why a call on a connection failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use tpi_proto::{
     id::MachineId,
-    state::{Lease, Outcome, Phase, STATUS_VERSION, SlotState},
+    state::{Outcome, Phase, SlotState},
 };
 use tpi_store::log::{Stream, encode_frame, encode_segment};
 
@@ -41,18 +41,15 @@ impl Rig {
 
     async fn status(&self, attempt: u32, generation: u64, state: SlotState, complete: Option<u64>) {
         let status = SlotStatus {
-            version: STATUS_VERSION,
-            slot: SLOT,
-            attempt: Attempt(attempt),
-            machine: MachineId("m".to_owned()),
             generation,
             state,
-            lease: Lease { renewals: 0, ttl_millis: 1000 },
-            phases: Vec::new(),
             log_stored: complete.unwrap_or_default(),
             log_complete: complete,
-            saved: None,
-            warnings: Vec::new(),
+            ..SlotStatus::claimed(
+                RunId { slot: SLOT, attempt: Attempt(attempt) },
+                MachineId("m".to_owned()),
+                1000,
+            )
         };
         self.store.put_json(&self.keys.slot(SLOT), &status).await.expect("written");
     }

@@ -204,8 +204,8 @@ fn decide(
             let base = options.base.as_ref().and_then(|base| base.find(&entry.path));
             if let Some(base) = base {
                 if equal(&base.kind, &entry.kind) {
-                    // Changed here, not there: nothing new to bring.
-                    report.unchanged += u64::from(matches!(entry.kind, Kind::File { .. }));
+                    // Changed here, not there: nothing new to bring, and the user's own is no result to count.
+                    report.changed_here.push(path);
                     return Ok(None);
                 }
                 if !matches!(base.kind, Kind::Folder) && same(&base.kind)? {
