@@ -14,6 +14,7 @@ mod fault;
 pub mod identity;
 mod journal;
 pub mod logs;
+mod losses;
 mod preemption;
 mod release;
 pub mod rpc;

@@ -28,7 +28,7 @@ use tpi_proto::{
     cert::Fingerprint,
     id::{Attempt, MachineId, RunId, SlotIndex, TaskId},
     machine::{Addresses, MACHINE_CONFIG_VERSION, Timings},
-    state::{Lease, Outcome, Phase, STATUS_VERSION},
+    state::{Lease, Losses, Outcome, Phase, Progress, STATUS_VERSION},
 };
 use tpi_store::{layout::TaskKeys, record::Identity};
 
@@ -68,6 +68,8 @@ fn status(generation: u64, state: SlotState) -> SlotStatus {
         log_stored: 0,
         log_complete: None,
         saved: None,
+        progress: Progress::None,
+        losses: Losses::default(),
         warnings: Vec::new(),
     }
 }

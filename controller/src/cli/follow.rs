@@ -449,7 +449,7 @@ fn timings(status: &SlotStatus) -> Option<String> {
 mod tests {
     use tpi_proto::{
         id::MachineId,
-        state::{Lease, Phase, STATUS_VERSION},
+        state::{Lease, Losses, Phase, Progress, STATUS_VERSION},
     };
 
     use super::*;
@@ -467,6 +467,8 @@ mod tests {
             log_stored: 0,
             log_complete: None,
             saved: None,
+            progress: Progress::None,
+            losses: Losses::default(),
             warnings: Vec::new(),
         }
     }

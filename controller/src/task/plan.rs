@@ -130,7 +130,7 @@ mod tests {
     use tpi_proto::{
         id::{Attempt, MachineId, SlotIndex, TaskId},
         spec::{CloudName, Ingress, Spot, StorageSpec, TaskSpec},
-        state::{Lease, Outcome, Phase, STATUS_VERSION, SlotState, StopReason},
+        state::{Lease, Losses, Outcome, Phase, Progress, STATUS_VERSION, SlotState, StopReason},
     };
     use tpi_store::record::RECORD_VERSION;
 
@@ -189,6 +189,8 @@ mod tests {
             log_stored: 0,
             log_complete: None,
             saved: None,
+            progress: Progress::None,
+            losses: Losses::default(),
             warnings: Vec::new(),
         }
     }

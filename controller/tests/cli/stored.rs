@@ -12,7 +12,7 @@ use serde_json::Value;
 use tpi_proto::{
     id::{Attempt, MachineId, RunId, SlotIndex, TaskId},
     spec::TaskSpec,
-    state::{Lease, Outcome, Phase, STATUS_VERSION, SlotState, SlotStatus},
+    state::{Lease, Losses, Outcome, Phase, Progress, STATUS_VERSION, SlotState, SlotStatus},
 };
 use tpi_store::{
     Store,
@@ -108,6 +108,8 @@ async fn write(store: &Store, id: &TaskId, slots: &[Slot<'_>]) {
             log_stored: offset,
             log_complete,
             saved: None,
+            progress: Progress::None,
+            losses: Losses::default(),
             warnings: Vec::new(),
         };
         drop(store.create_json(&keys.slot(run.slot), &status).await.expect("writes"));

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use tpi_proto::{
     id::{Attempt, MachineId, SlotIndex},
-    state::{Lease, STATUS_VERSION},
+    state::{Lease, Losses, Progress, STATUS_VERSION},
 };
 
 use super::*;
@@ -23,6 +23,8 @@ fn machine() -> Machine {
         log_stored: 0,
         log_complete: None,
         saved: None,
+        progress: Progress::None,
+        losses: Losses::default(),
         warnings: Vec::new(),
     };
     let budgets = Budgets {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use tpi_proto::{
     id::MachineId,
-    state::{Lease, Outcome, Phase, STATUS_VERSION, SlotState},
+    state::{Lease, Losses, Outcome, Phase, Progress, STATUS_VERSION, SlotState},
 };
 use tpi_store::log::{Stream, encode_frame, encode_segment};
 
@@ -52,6 +52,8 @@ impl Rig {
             log_stored: complete.unwrap_or_default(),
             log_complete: complete,
             saved: None,
+            progress: Progress::None,
+            losses: Losses::default(),
             warnings: Vec::new(),
         };
         self.store.put_json(&self.keys.slot(SLOT), &status).await.expect("written");
