@@ -95,8 +95,7 @@ pub async fn run(dir: &Path) -> Result<(), GroupError> {
     if machine::is_machine(dir) {
         return Err(machine::become_agent(dir));
     }
-    // Fails only where this process leads a session already, which is what is wanted.
-    let _leads_already = rustix::process::setsid();
+    process::leave_terminal().map_err(|e| GroupError::because("leaving the terminal", e))?;
     let mut terminate =
         signal(SignalKind::terminate()).map_err(|e| GroupError::because("listening for SIGTERM", e))?;
     let files = Files::at(dir);
