@@ -306,7 +306,7 @@ async fn a_group_is_out_of_reach_of_the_terminal_from_its_first_moment() {
     let (program, first) = (place.dir.path().join("program"), place.dir.path().join("first"));
     let real = env!("CARGO_BIN_EXE_tpi-controller");
     let wrapper =
-        format!("#!/bin/sh\n[ -e {0:?} ] || cat /proc/$$/stat > {0:?}\nexec {real:?} \"$@\"\n", first);
+        format!("#!/bin/sh\n[ -e {first:?} ] || cat /proc/$$/stat > {first:?}\nexec {real:?} \"$@\"\n");
     fs::write(&program, wrapper).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
     Local::new(&place.home()).with_program(program).ensure(&want).await.unwrap();

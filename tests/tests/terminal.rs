@@ -1,7 +1,6 @@
 //! A shell as a person has it: on a real terminal.
 
 use std::{
-    fs::File,
     io::{Read as _, Write as _},
     os::fd::OwnedFd,
     process::{Child, Command},
@@ -153,7 +152,7 @@ fn a_terminal_is_put_in_order_when_the_connection_ends() -> Result<()> {
         kill_process(pid, Signal::KILL)?;
     }
     terminal.ends_with(4)?;
-    ensure!(terminal.shown().contains("hint: "), "{:?}", terminal.shown());
+    ensure!(terminal.shown().contains("hint:"), "{:?}", terminal.shown());
     rig.wait_slot(&task, 0, "another machine", |slot| slot.attempt.0 == 2)?;
     rig.run(["destroy", "cut"])?.success()?;
     Ok(())
