@@ -344,11 +344,6 @@ mod tests {
         assert_eq!(script_end(137), ScriptEnd::Signalled { signal: 9 });
         assert_eq!(script_end(255), ScriptEnd::Exited { code: 255 });
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn only_an_engine_of_the_same_machine_is_used() {

@@ -192,7 +192,12 @@ fn a_destroy_killed_at_every_step_finishes_when_run_again() -> Result<()> {
             stopped.push(point);
         }
     }
-    ensure!(stopped.len() == stop_points(&Step::DESTROY).len(), "only {stopped:?} stopped it");
+    // A machine that had saved everything by then is not waited for.
+    let missed: Vec<String> = stop_points(&Step::DESTROY)
+        .into_iter()
+        .filter(|point| !point.ends_with("-saves") && !stopped.contains(point))
+        .collect();
+    ensure!(missed.is_empty(), "{missed:?} did not stop it");
     Ok(())
 }
 
