@@ -25,6 +25,7 @@ use crate::{
     clock::Clock,
     config::{Paths, TestHooks},
     exec::leftovers::{self, Scope},
+    journal::{self, Journal},
     slots::{self, Claimed},
     supervisor::state::Fault,
 };
@@ -133,7 +134,7 @@ pub(crate) async fn boot(config: &MachineConfig, hooks: &TestHooks) -> Result<Bo
         }
         Err(error) => return Err(error.into()),
     };
-    match slots::claim(&store, &keys, config, began, give_up).await? {
+    match slots::claim(&store, &keys, config, &clock, began, give_up).await? {
         Claimed::Held { status, version } => Ok(Booted::Held(Box::new(Held {
             store,
             clock,
@@ -143,6 +144,14 @@ pub(crate) async fn boot(config: &MachineConfig, hooks: &TestHooks) -> Result<Bo
             remarks,
             _lock: lock,
         }))),
+        Claimed::GivenUp { status } => {
+            let run = status.run();
+            let (journal, notes) = Journal::new(clock, run, config.machine.clone());
+            journal.note("its machines were lost too often: the slot gets no other".to_owned());
+            drop(journal);
+            journal::write(store, keys, run, notes).await;
+            Ok(Booted::NothingToDo("the slot's machines were lost too often"))
+        }
         Claimed::AllFinished => Ok(Booted::NothingToDo("all slots have finished")),
         Claimed::NoneFree => Ok(Booted::NothingToDo("all slots are held by other machines")),
     }

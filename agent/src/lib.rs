@@ -13,6 +13,7 @@ mod exec;
 pub mod identity;
 mod journal;
 pub mod logs;
+mod losses;
 mod preemption;
 mod release;
 pub mod rpc;

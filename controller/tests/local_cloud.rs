@@ -305,6 +305,33 @@ async fn a_group_whose_directory_is_gone_ends_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_is_out_of_reach_of_the_terminal_from_its_first_moment() {
+    let place = Place::new(STAY);
+    let want = place.hour(1).await;
+    // What the group's program is before it could do anything about it itself.
+    let (program, first) = (place.dir.path().join("program"), place.dir.path().join("first"));
+    let real = env!("CARGO_BIN_EXE_tpi-controller");
+    let wrapper =
+        format!("#!/bin/sh\n[ -e {first:?} ] || cat /proc/$$/stat > {first:?}\nexec {real:?} \"$@\"\n");
+    fs::write(&program, wrapper).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+    Local::new(&place.home()).with_program(program).ensure(&want).await.unwrap();
+    let ids = |stat: String| -> Vec<i64> {
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        fields.split(' ').skip(2).take(2).map(|id| id.parse().unwrap()).collect()
+    };
+    let group = place.group_pid(&want.task);
+    let own = ids(fs::read_to_string("/proc/self/stat").unwrap());
+    assert_eq!(
+        ids(fs::read_to_string(&first).unwrap())[0],
+        group,
+        "it never was in our process group {own:?}"
+    );
+    assert_eq!(ids(fs::read_to_string(format!("/proc/{group}/stat")).unwrap()), [group, group]);
+    assert!(place.local().destroy(&want.task).await.unwrap().is_gone());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn machines_that_die_at_once_are_started_less_and_less_often() {
     let place = Place::new("exit 1");
     let want = place.hour(1).await;

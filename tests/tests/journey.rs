@@ -56,6 +56,17 @@ fn streams_are_kept_apart_and_bytes_are_kept_whole() -> Result<()> {
 }
 
 #[test]
+fn the_output_of_a_task_that_ends_at_once_is_complete_each_time() -> Result<()> {
+    let rig = Rig::new()?;
+    // Whether the agent is reached before it is done, or only the store is left, is a matter of milliseconds.
+    for round in 0..15 {
+        let done = rig.run(["submit", "--name", &format!("hi-{round}"), "--", "echo", "hi"])?.success()?;
+        ensure!(done.stdout == b"hi\n", "round {round}: {}", done.description());
+    }
+    rig.wait_empty()
+}
+
+#[test]
 fn the_exit_code_tells_how_the_task_ended() -> Result<()> {
     let rig = Rig::new()?;
     rig.run(["submit", "--name", "three", "--", "sh", "-c", "exit 3"])?.code(5)?.says("3")?;

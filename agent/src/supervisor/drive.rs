@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tpi_proto::{
     id::RunId,
     machine::{MachineConfig, Timings},
-    state::{Phase, SlotState, SlotStatus},
+    state::{Phase, Progress, SlotState, SlotStatus},
 };
 use tpi_store::{Store, layout::TaskKeys, record::TaskRecord};
 
@@ -38,7 +38,7 @@ use crate::{
         spool::{self, Spool, Writer},
         upload::Uploader,
     },
-    preemption, release,
+    losses, preemption, release,
     release::Names,
     rpc,
     save::{Command, Saver},
@@ -371,7 +371,10 @@ impl Driver {
                 self.feed(Input::ScriptEnded(end));
             }
             Event::Saved { generation } => {
-                self.machine.note(|status| status.saved = Some(generation));
+                self.machine.note(|status| {
+                    status.saved = Some(generation);
+                    status.progress = status.progress.max(Progress::Saved);
+                });
                 self.publish();
             }
             Event::LastSave(result) => {
@@ -414,7 +417,9 @@ impl Driver {
     fn refresh(&mut self) {
         let progress = *self.progress.borrow();
         let warnings: Vec<String> = self.remarks.iter().chain(self.concerns.values()).cloned().collect();
+        let now = self.clock.now();
         let changed = self.machine.note(|status| {
+            status.progress = losses::progress(status, now);
             status.log_stored = progress.stored;
             status.log_complete = progress.complete.then_some(progress.end);
             status.warnings = warnings;

@@ -133,6 +133,9 @@ pub(super) async fn to_the_end(context: &Context, task: &Located, wanted: Wanted
     } else {
         context.ui.warning(&text);
     }
+    if let Some(advice) = words::advice(&result) {
+        context.ui.hint(advice);
+    }
     if let Some(timings) = statuses.values().next().filter(|_| wanted.slots.len() == 1).and_then(timings) {
         context.ui.status(&timings);
     }

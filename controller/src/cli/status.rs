@@ -48,7 +48,10 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError>
             .hint(format!("this removes them: `{PROGRAM} destroy {}`", report.id)));
     }
     match &report.state {
-        TaskState::Finished { .. } => {
+        TaskState::Finished { outcome } => {
+            if let Some(advice) = words::advice(outcome) {
+                ui.hint(advice);
+            }
             ui.hint(&format!(
                 "logs and results stay in the store until {}",
                 context.command(&format!("destroy {}", report.id))

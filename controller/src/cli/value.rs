@@ -66,7 +66,8 @@ pub struct Forwarding {
     pub port: u16,
 }
 
-/// `LOCAL:REMOTE` or `LOCAL:HOST:REMOTE`, or `PORT` for the same on both sides.
+/// `LOCAL:REMOTE` or `LOCAL:HOST:REMOTE`, or `PORT` for the same on both sides. HOST is an address: an agent is a static
+/// program and resolves no names, which is better told here than at the first connection.
 ///
 /// # Errors
 /// A text that says what is accepted.
@@ -83,6 +84,11 @@ pub fn forwarding(text: &str) -> Result<Forwarding, String> {
         None => Ok(Forwarding { local, host: None, port: remote(rest)? }),
         Some((host, port)) if !host.is_empty() => {
             let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+            if host != "localhost" && host.parse::<std::net::IpAddr>().is_err() {
+                return Err(format!(
+                    "the machine resolves no names but localhost: give the address of {host:?} as an IP"
+                ));
+            }
             Ok(Forwarding { local, host: Some(host.to_owned()), port: remote(port)? })
         }
         Some(_) => Err(wrong()),
@@ -109,7 +115,9 @@ mod tests {
         let of = |local, host: Option<&str>, port| Forwarding { local, host: host.map(Into::into), port };
         assert_eq!(forwarding("6006"), Ok(of(6006, None, 6006)));
         assert_eq!(forwarding("0:6006"), Ok(of(0, None, 6006)));
-        assert_eq!(forwarding("8080:db:5432"), Ok(of(8080, Some("db"), 5432)));
+        assert_eq!(forwarding("8080:10.0.0.5:5432"), Ok(of(8080, Some("10.0.0.5"), 5432)));
+        assert_eq!(forwarding("8080:localhost:80"), Ok(of(8080, Some("localhost"), 80)));
+        assert!(forwarding("8080:db:5432").is_err_and(|text| text.contains("\"db\" as an IP")));
         assert_eq!(forwarding("8080:[::1]:80"), Ok(of(8080, Some("::1"), 80)));
         for wrong in ["", "x", "1:", ":1", "1::2", "70000:1", "1:0", "0"] {
             assert!(forwarding(wrong).is_err(), "{wrong}");
