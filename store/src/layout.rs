@@ -13,7 +13,7 @@
 //! tasks/{id}/events/{time}-{index}-{attempt}.json
 //! tasks/{id}/saved/{index}/{generation}.json    manifests of the work directory; the newest wins
 //! tasks/{id}/stop.json                          a request to stop, for agents that cannot be reached
-//! tasks/{id}/packs/{hash}                       content written by machines
+//! tasks/{id}/packs/{index}/{attempt}-{save}/{hash}   content written by machines; a folder is one push's own
 //! cache/{hash}                                  content written by controllers, for all tasks
 //! cache-index/{hash}                            what a pack in the cache holds, so that it is found again
 //! ```
@@ -165,9 +165,27 @@ impl TaskKeys {
         format!("{}/{}.json", self.saved(slot), number(generation))
     }
 
+    /// Number of a saved manifest, from its key.
+    #[must_use]
+    pub fn generation(key: &str) -> Option<u64> {
+        key.rsplit('/').next()?.strip_suffix(".json")?.parse().ok()
+    }
+
     /// Prefix of the content written by the task's machines.
     #[must_use]
     pub fn packs(&self) -> String {
         format!("{}/packs", self.root)
+    }
+
+    /// Prefix of the content that a slot's machines wrote.
+    #[must_use]
+    pub fn slot_packs(&self, slot: SlotIndex) -> String {
+        format!("{}/packs/{slot}", self.root)
+    }
+
+    /// Prefix of the content that one push of a run writes.
+    #[must_use]
+    pub fn save_packs(&self, run: RunId, save: u64) -> String {
+        format!("{}/{}-{save}", self.slot_packs(run.slot), run.attempt)
     }
 }

@@ -41,7 +41,7 @@ use crate::{
     preemption, release,
     release::Names,
     rpc,
-    save::{Command, Saver},
+    save::{self, Command, Saver},
     slots::{Fence, Holder},
     telemetry::Sampler,
 };
@@ -518,7 +518,7 @@ impl Driver {
         let saver = Saver {
             store: self.store.clone(),
             task: self.config.task.clone(),
-            slot: self.run.slot,
+            run: self.run,
             work: self.paths.work(),
             index: self.paths.run().join("hashes"),
             base: restored.manifest.clone(),
@@ -526,6 +526,7 @@ impl Driver {
             interval: Timings::of(self.config.timings.save_interval),
             fence: self.fence.clone(),
             events: self.events.clone(),
+            collector: Collector::new(self.store.clone(), &self.config.task, self.run, save::GRACE),
         };
         self.beside.spawn(saver.run(orders));
         self.saver = Some(commands);

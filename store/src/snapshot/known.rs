@@ -33,6 +33,8 @@ pub(super) struct Known {
     pub(super) small: HashMap<blake3::Hash, String>,
     /// Chunk object by chunk.
     pub(super) chunks: HashMap<blake3::Hash, String>,
+    /// Bytes of the contents that went into an object, living or not; what is not here is not known.
+    pub(super) sizes: HashMap<String, u64>,
 }
 
 pub(super) fn describe(contents: &[(blake3::Hash, u64)]) -> Description {
@@ -48,7 +50,7 @@ impl Description {
 }
 
 /// Looks for what is needed. Everything that is found in the cache was looked at just now, because objects there
-/// expire; the base of a machine is its own task's, where nothing does.
+/// expire; the base of a machine is its own slot's, where nothing goes away that the newest manifest names.
 pub(super) async fn find(
     store: &Store,
     space: &Space,
@@ -62,7 +64,7 @@ pub(super) async fn find(
         add_base(base, space, small, chunks, &mut known);
     }
     match space {
-        Space::Task(_) => Ok(known),
+        Space::Save { .. } => Ok(known),
         Space::Cache => {
             described(store, index, small, &mut known).await?;
             let missing: Vec<_> = chunks.iter().filter(|hash| !known.chunks.contains_key(*hash)).collect();
@@ -93,6 +95,9 @@ fn add_base(
                 let key = base.object(*pack);
                 if small.contains(hash) && outlives(key, space) {
                     known.small.insert(*hash, key.to_owned());
+                    if let Some(size) = base.size(*pack) {
+                        known.sizes.insert(key.to_owned(), size);
+                    }
                 }
             }
             Content::Chunks(list) => {
@@ -112,9 +117,12 @@ fn add_base(
 
 /// Whether an object is there for as long as what is written to a space: not when it is another task's.
 fn outlives(key: &str, space: &Space) -> bool {
+    // Another slot's content goes away when that slot has no use for it.
     let own = match space {
         Space::Cache => false,
-        Space::Task(task) => key.starts_with(&format!("{}/", TaskKeys::new(task).packs())),
+        Space::Save { task, run, .. } => {
+            key.strip_prefix(&TaskKeys::new(task).slot_packs(run.slot)).is_some_and(|rest| rest.starts_with('/'))
+        }
     };
     own || key.starts_with(&format!("{CACHE}/"))
 }

@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     collections::HashSet,
     ffi::OsStr,
+    fmt,
     os::unix::ffi::OsStrExt,
     path::{Component, Path, PathBuf},
 };
@@ -11,7 +12,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use tpi_proto::id::TaskId;
+use tpi_proto::id::{Attempt, SlotIndex, TaskId};
 
 use super::{LARGEST_CHUNK, LARGEST_SMALL, STAGING, SnapshotError, Space};
 use crate::layout::{CACHE, TASKS, TaskKeys};
@@ -32,6 +33,8 @@ pub struct Manifest {
     pub(super) taken: Timestamp,
     /// Keys of packs and chunks.
     pub(super) objects: Vec<String>,
+    /// Bytes of the contents that went into each object, living or not; 0 where that is not known.
+    pub(super) sizes: Vec<u64>,
     /// By path, so that a folder comes before what is in it.
     pub(super) entries: Vec<Entry>,
 }
@@ -68,7 +71,9 @@ pub(super) enum Content {
 pub(super) fn object_key(space: &Space, hash: &blake3::Hash) -> String {
     match space {
         Space::Cache => format!("{CACHE}/{}", hash.to_hex()),
-        Space::Task(task) => format!("{}/{}", TaskKeys::new(task).packs(), hash.to_hex()),
+        Space::Save { task, run, save } => {
+            format!("{}/{}", TaskKeys::new(task).save_packs(*run, *save), hash.to_hex())
+        }
     }
 }
 
@@ -79,10 +84,38 @@ pub(super) fn object_hash(key: &str) -> Option<blake3::Hash> {
         || folder
             .strip_prefix(TASKS)
             .and_then(|rest| rest.strip_prefix('/'))
-            .and_then(|rest| rest.strip_suffix("/packs"))
-            .is_some_and(|id| id.parse::<TaskId>().is_ok());
+            .and_then(|rest| rest.split_once("/packs/"))
+            .is_some_and(|(id, rest)| id.parse::<TaskId>().is_ok() && Save::parse(rest).is_some());
     let lower = name.len() == 64 && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     if known && lower { blake3::Hash::from_hex(name).ok() } else { None }
+}
+
+/// Which push wrote an object: the folder it lies in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Save {
+    pub(super) slot: SlotIndex,
+    pub(super) attempt: Attempt,
+    pub(super) number: u64,
+}
+
+impl Save {
+    /// From `{slot}/{attempt}-{save}`, as it is written and no other way.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (slot, rest) = text.split_once('/')?;
+        let (attempt, number) = rest.split_once('-')?;
+        let save = Self {
+            slot: SlotIndex(slot.parse().ok()?),
+            attempt: Attempt(attempt.parse().ok()?),
+            number: number.parse().ok()?,
+        };
+        (save.to_string() == text).then_some(save)
+    }
+}
+
+impl fmt::Display for Save {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}-{}", self.slot, self.attempt, self.number)
+    }
 }
 
 impl Manifest {
@@ -148,6 +181,11 @@ impl Manifest {
         self.entries.get(at)
     }
 
+    /// Bytes of the contents that went into an object, where that is known.
+    pub(super) fn size(&self, index: u32) -> Option<u64> {
+        self.sizes.get(index as usize).copied().filter(|size| *size > 0)
+    }
+
     /// Key of an object; indices were checked when the manifest was made.
     pub(super) fn object(&self, index: u32) -> &str {
         self.objects.get(index as usize).map_or("", String::as_str)
@@ -159,6 +197,8 @@ struct Wire<'a> {
     version: u32,
     taken: Timestamp,
     objects: Vec<Cow<'a, str>>,
+    #[serde(default)]
+    sizes: Vec<u64>,
     #[serde(borrow)]
     entries: Vec<WireEntry<'a>>,
 }
@@ -221,6 +261,7 @@ impl Serialize for Manifest {
             version: VERSION,
             taken: self.taken,
             objects: self.objects.iter().map(|key| Cow::Borrowed(key.as_str())).collect(),
+            sizes: self.sizes.clone(),
             entries: self.entries.iter().map(wire_entry).collect(),
         }
         .serialize(serializer)
@@ -283,6 +324,8 @@ impl Wire<'_> {
             }
         }
         let count = self.objects.len();
+        let mut sizes = self.sizes;
+        sizes.resize(count, 0);
         let mut entries = Vec::with_capacity(self.entries.len());
         for wire in self.entries {
             entries.push(wire.check(count)?);
@@ -291,7 +334,7 @@ impl Wire<'_> {
         check_tree(&entries)?;
         check_roles(&entries, count).map_err(damaged)?;
         let objects = self.objects.into_iter().map(Cow::into_owned).collect();
-        Ok(Manifest { taken: self.taken, objects, entries })
+        Ok(Manifest { taken: self.taken, objects, sizes, entries })
     }
 }
 

@@ -20,6 +20,7 @@ use jiff::Timestamp;
 
 use super::{
     LARGEST_SMALL, Limits, PlanSummary, Progress, PushOptions, SnapshotError, Space,
+    compact,
     content::{Hashed, encode_chunk, hash_file, is_settled, read_part},
     index::Index,
     known::{self, Known},
@@ -38,20 +39,20 @@ const ROUNDS: usize = 5;
 pub struct Plan {
     root: PathBuf,
     taken: Timestamp,
-    files: Vec<PlannedFile>,
+    pub(super) files: Vec<PlannedFile>,
     others: Vec<Entry>,
-    known: Known,
+    pub(super) known: Known,
     index: Index,
-    options: PushOptions,
+    pub(super) options: PushOptions,
     summary: PlanSummary,
     warnings: Vec<String>,
 }
 
 #[derive(Debug)]
-struct PlannedFile {
+pub(super) struct PlannedFile {
     path: PathBuf,
     /// `None`: it has vanished.
-    content: Option<Hashed>,
+    pub(super) content: Option<Hashed>,
 }
 
 impl Plan {
@@ -68,6 +69,24 @@ impl Plan {
         &self.warnings
     }
 
+    /// Whether the folder is (modes and times included) what the base says: there is nothing to push.
+    #[must_use]
+    pub fn is_base(&self) -> bool {
+        let Some(base) = &self.options.base else { return false };
+        let files = self.files.iter().filter_map(|file| Some((file, file.content.as_ref()?)));
+        let count = files.clone().count() + self.others.len();
+        count == base.entries.len()
+            && self.others.iter().all(|entry| base.find(&entry.path) == Some(entry))
+            && files.into_iter().all(|(file, content)| {
+                base.find(&file.path).is_some_and(|entry| {
+                    entry.mode == content.stat.mode
+                        && entry.mtime == content.stat.mtime
+                        && matches!(&entry.kind, Kind::File { size, hash, .. }
+                            if *size == content.stat.size && *hash == content.hash)
+                })
+            })
+    }
+
     fn save_index(&self) {
         let Some(path) = &self.options.index else { return };
         let files = self.files.iter().filter_map(|file| Some((file.path.as_path(), file.content.as_ref()?)));
@@ -79,7 +98,7 @@ impl Plan {
 }
 
 impl Hashed {
-    fn is_small(&self) -> bool {
+    pub(super) fn is_small(&self) -> bool {
         self.chunks.is_empty()
     }
 
@@ -248,6 +267,7 @@ fn summary(plan: &Plan) -> PlanSummary {
 /// What cannot be read, by name; what the store meets.
 pub async fn push(store: &Store, mut plan: Plan, progress: &dyn Progress) -> Result<Manifest, SnapshotError> {
     progress.total(plan.summary.send_bytes);
+    compact::compact(&mut plan);
     for round in 0.. {
         let mut changed = send_small(store, &mut plan, progress).await?;
         changed.extend(send_chunks(store, &mut plan, progress).await?);
@@ -334,6 +354,7 @@ async fn send_small(
     while let Some(result) = sent.next().await {
         let (Built { name, contents, changed: more, .. }, described) = result?;
         let key = object_key(&plan.options.space, &name);
+        plan.known.sizes.insert(key.clone(), contents.iter().map(|(_, size)| size).sum());
         for (hash, size) in contents {
             plan.known.small.insert(hash, key.clone());
             progress.advance(size);
@@ -396,7 +417,7 @@ async fn send_chunks(
 }
 
 fn manifest(plan: Plan) -> Result<Manifest, SnapshotError> {
-    let mut objects = Vec::new();
+    let mut objects: Vec<String> = Vec::new();
     let mut numbers: HashMap<String, u32> = HashMap::new();
     let mut number = |key: &String| {
         *numbers.entry(key.clone()).or_insert_with(|| {
@@ -432,5 +453,6 @@ fn manifest(plan: Plan) -> Result<Manifest, SnapshotError> {
         });
     }
     entries.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(Manifest { taken: plan.taken, objects, entries })
+    let sizes = objects.iter().map(|key| known.sizes.get(key).copied().unwrap_or(0)).collect();
+    Ok(Manifest { taken: plan.taken, objects, sizes, entries })
 }
