@@ -21,8 +21,8 @@ use tpi_store::{
     layout::TaskKeys,
     rules::Rules,
     snapshot::{
-        Collector, Existing, Manifest, OutsideLinks, PushOptions, Quiet, RestoreOptions, RestoreReport, SnapshotError,
-        Space, plan, push, restore,
+        Collector, Existing, Manifest, OutsideLinks, PushOptions, Quiet, RestoreOptions, RestoreReport,
+        SnapshotError, Space, plan, push, restore,
     },
 };
 

@@ -265,12 +265,7 @@ impl Collector {
 }
 
 /// The oldest generation that is kept, and whether more will go with time; `None` when the run was replaced.
-fn kept(
-    found: &[(u64, Timestamp)],
-    committed: u64,
-    since: Duration,
-    grace: Duration,
-) -> Option<(u64, bool)> {
+fn kept(found: &[(u64, Timestamp)], committed: u64, since: Duration, grace: Duration) -> Option<(u64, bool)> {
     let (newest, written) = found.last()?;
     if *newest != committed {
         return None;

@@ -37,7 +37,8 @@ pub(super) fn compact(plan: &mut Plan) {
             *living.entry(key).or_default() += size;
         }
     }
-    let worn = chosen(living.iter().map(|(key, living)| (*key, *living, plan.known.sizes.get(*key).copied())));
+    let worn =
+        chosen(living.iter().map(|(key, living)| (*key, *living, plan.known.sizes.get(*key).copied())));
     if worn.is_empty() {
         return;
     }

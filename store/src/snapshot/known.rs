@@ -120,9 +120,9 @@ fn outlives(key: &str, space: &Space) -> bool {
     // Another slot's content goes away when that slot has no use for it.
     let own = match space {
         Space::Cache => false,
-        Space::Save { task, run, .. } => {
-            key.strip_prefix(&TaskKeys::new(task).slot_packs(run.slot)).is_some_and(|rest| rest.starts_with('/'))
-        }
+        Space::Save { task, run, .. } => key
+            .strip_prefix(&TaskKeys::new(task).slot_packs(run.slot))
+            .is_some_and(|rest| rest.starts_with('/')),
     };
     own || key.starts_with(&format!("{CACHE}/"))
 }

@@ -19,8 +19,7 @@ use futures::{StreamExt, stream};
 use jiff::Timestamp;
 
 use super::{
-    LARGEST_SMALL, Limits, PlanSummary, Progress, PushOptions, SnapshotError, Space,
-    compact,
+    LARGEST_SMALL, Limits, PlanSummary, Progress, PushOptions, SnapshotError, Space, compact,
     content::{Hashed, encode_chunk, hash_file, is_settled, read_part},
     index::Index,
     known::{self, Known},
