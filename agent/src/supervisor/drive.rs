@@ -14,7 +14,7 @@ use tpi_proto::{
     machine::{MachineConfig, Timings},
     state::{Phase, SlotState, SlotStatus},
 };
-use tpi_store::{Store, layout::TaskKeys, record::TaskRecord};
+use tpi_store::{Store, layout::TaskKeys, record::TaskRecord, snapshot::Collector};
 
 use super::{
     Concern, Event, Handle, Prepared, ProcessContext,
