@@ -164,8 +164,6 @@ pub(crate) struct Saver {
     pub(crate) task: TaskId,
     pub(crate) run: RunId,
     pub(crate) work: PathBuf,
-    /// Remembers hashes between saves.
-    pub(crate) index: PathBuf,
     pub(crate) base: Option<Arc<Manifest>>,
     pub(crate) generation: Option<u64>,
     pub(crate) interval: Duration,
@@ -244,7 +242,8 @@ impl Saver {
         let options = PushOptions {
             rules: Rules::everything(),
             space: Space::Save { task: self.task.clone(), run: self.run, save: self.next_generation() },
-            index: Some(self.index.clone()),
+            // The base remembers what this process has seen of the files.
+            index: None,
             base: self.base.clone(),
         };
         let plan = plan(&self.store, &self.work, options, &Quiet).await?;

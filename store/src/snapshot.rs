@@ -20,11 +20,13 @@ mod content;
 mod index;
 mod known;
 mod manifest;
+mod objects;
 mod pack;
 mod parallel;
 mod push;
 mod restore;
 mod scan;
+mod tree;
 
 use std::path::PathBuf;
 

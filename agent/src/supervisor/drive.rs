@@ -520,7 +520,6 @@ impl Driver {
             task: self.config.task.clone(),
             run: self.run,
             work: self.paths.work(),
-            index: self.paths.run().join("hashes"),
             base: restored.manifest.clone(),
             generation: restored.generation,
             interval: Timings::of(self.config.timings.save_interval),

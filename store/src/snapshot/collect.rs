@@ -53,7 +53,8 @@ use tpi_proto::id::{RunId, TaskId};
 
 use super::{
     SnapshotError,
-    manifest::{Manifest, Save, object_hash},
+    manifest::Manifest,
+    objects::{Objects, Save, object_hash},
 };
 use crate::{Store, StoreErrorKind, layout::TaskKeys};
 
@@ -118,7 +119,7 @@ impl Collector {
     pub fn committed(&mut self, generation: u64, manifest: &Manifest) {
         self.committed = Some((generation, Instant::now()));
         self.waiting = true;
-        self.note(generation, manifest);
+        self.note(generation, &manifest.objects);
     }
 
     /// A push or a commit failed: it may have left objects behind.
@@ -132,21 +133,27 @@ impl Collector {
         self.committed.is_some() && (self.waiting || self.stray)
     }
 
-    fn note(&mut self, generation: u64, manifest: &Manifest) {
-        for key in &manifest.objects {
-            if let Some(object) = self.object(key) {
-                let last = self.last.entry(object).or_insert(generation);
+    fn note(&mut self, generation: u64, objects: &Objects) {
+        let saves: Vec<_> = objects.folders.iter().map(|folder| self.save(folder)).collect();
+        for object in &objects.list {
+            let folder = object.folder.and_then(|folder| saves.get(folder as usize).copied().flatten());
+            if let Some(save) = folder {
+                let last = self.last.entry(Object { save, hash: object.hash }).or_insert(generation);
                 *last = generation.max(*last);
             }
         }
     }
 
+    /// `None` for a folder that is not the slot's.
+    fn save(&self, folder: &str) -> Option<Save> {
+        let save = folder.strip_prefix(&self.keys.packs())?.strip_prefix('/')?;
+        Save::parse(save).filter(|save| save.slot == self.run.slot)
+    }
+
     /// `None` for what is not the slot's.
     fn object(&self, key: &str) -> Option<Object> {
-        let hash = object_hash(key)?;
-        let (save, _) = key.strip_prefix(&self.keys.packs())?.strip_prefix('/')?.rsplit_once('/')?;
-        let save = Save::parse(save).filter(|save| save.slot == self.run.slot)?;
-        Some(Object { save, hash })
+        let (folder, _) = key.rsplit_once('/')?;
+        Some(Object { save: self.save(folder)?, hash: object_hash(key)? })
     }
 
     fn key(&self, object: &Object) -> String {
@@ -218,8 +225,7 @@ impl Collector {
             let key = self.keys.saved_generation(self.run.slot, *generation);
             match self.store.get(&key).await {
                 Ok(bytes) => {
-                    let manifest = Manifest::from_bytes(&bytes)?;
-                    self.note(*generation, &manifest);
+                    self.note(*generation, &Manifest::objects_of(&bytes)?);
                 }
                 // A predecessor took it away just now.
                 Err(error) if error.kind == StoreErrorKind::NotFound => {}

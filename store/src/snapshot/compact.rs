@@ -3,7 +3,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Space, push::Plan};
+use super::{
+    Space,
+    objects::Objects,
+    tree::{Content, Kind, Tree},
+};
 use crate::layout::CACHE;
 
 /// A pack is written anew when less than this part of it lives.
@@ -15,41 +19,29 @@ const SMALL: u64 = 1 << 20;
 /// So many small packs may be there.
 const FEW: usize = 64;
 
-/// Forgets where some contents are, so that the push sends them again. Does nothing when there is nothing else to
-/// push, or when the content is shared with others.
-pub(super) fn compact(plan: &mut Plan) {
-    if matches!(plan.options.space, Space::Cache) || plan.is_base() {
-        return;
+/// The packs whose living contents are to be sent again. None when the content is shared with others.
+pub(super) fn worn(space: &Space, tree: &Tree, objects: &Objects) -> HashSet<u32> {
+    if matches!(space, Space::Cache) {
+        return HashSet::new();
     }
-    let sizes: HashMap<blake3::Hash, u64> = plan
-        .files
-        .iter()
-        .filter_map(|file| file.content.as_ref())
-        .filter(|content| content.is_small() && content.stat.size > 0)
-        .map(|content| (content.hash, content.stat.size))
-        .collect();
-    let mut living: HashMap<&str, u64> = HashMap::new();
-    for (hash, key) in &plan.known.small {
-        // The cache is everybody's.
-        if !key.starts_with(CACHE)
-            && let Some(size) = sizes.get(hash)
-        {
-            *living.entry(key).or_default() += size;
+    let mut living: HashMap<u32, u64> = HashMap::new();
+    for entry in tree.iter() {
+        if let Kind::File { size, content: Content::Pack(pack), .. } = entry.kind {
+            *living.entry(pack).or_default() += size;
         }
     }
-    let worn =
-        chosen(living.iter().map(|(key, living)| (*key, *living, plan.known.sizes.get(*key).copied())));
-    if worn.is_empty() {
-        return;
-    }
-    tracing::debug!(packs = worn.len(), "packing what is left of old packs anew");
-    plan.known.small.retain(|_, key| !worn.contains(key));
+    chosen(living.into_iter().filter_map(|(pack, living)| {
+        let object = objects.get(pack)?;
+        // The cache is everybody's.
+        let own = objects.folder(object).is_some_and(|folder| folder != CACHE);
+        own.then_some((pack, living, Some(object.size).filter(|size| *size > 0)))
+    }))
 }
 
 /// Of packs with their living and, where it is known, whole bytes: those to be written anew, the emptiest first.
-fn chosen<'a>(packs: impl Iterator<Item = (&'a str, u64, Option<u64>)>) -> HashSet<String> {
+fn chosen(packs: impl Iterator<Item = (u32, u64, Option<u64>)>) -> HashSet<u32> {
     let mut packs: Vec<_> = packs.collect();
-    packs.sort_by_key(|(key, living, _)| (*living, *key));
+    packs.sort_by_key(|(pack, living, _)| (*living, *pack));
     let crowd = packs.iter().filter(|(_, living, _)| *living < SMALL).count() > FEW;
     let mut left = BUDGET;
     packs
@@ -62,7 +54,7 @@ fn chosen<'a>(packs: impl Iterator<Item = (&'a str, u64, Option<u64>)>) -> HashS
             left = left.saturating_sub(*living);
             fits
         })
-        .map(|(key, ..)| key.to_owned())
+        .map(|(pack, ..)| pack)
         .collect()
 }
 
@@ -72,17 +64,16 @@ mod tests {
 
     #[test]
     fn worn_packs_are_chosen_within_the_budget() {
-        let chosen = |packs: &[(&'static str, u64, Option<u64>)]| {
-            let mut keys: Vec<_> = chosen(packs.iter().copied()).into_iter().collect();
-            keys.sort();
-            keys
+        let chosen = |packs: &[(u32, u64, Option<u64>)]| {
+            let mut chosen: Vec<_> = chosen(packs.iter().copied()).into_iter().collect();
+            chosen.sort_unstable();
+            chosen
         };
-        assert!(chosen(&[("a", 25, Some(100)), ("b", 5, None), ("c", 100, Some(100))]).is_empty());
-        assert_eq!(chosen(&[("a", 24, Some(100)), ("b", 26, Some(100))]), ["a"]);
+        assert!(chosen(&[(0, 25, Some(100)), (1, 5, None), (2, 100, Some(100))]).is_empty());
+        assert_eq!(chosen(&[(0, 24, Some(100)), (1, 26, Some(100))]), [0]);
         let large = 5 << 20;
-        assert_eq!(chosen(&[("a", large, Some(large * 5)), ("b", large + 1, Some(large * 5))]), ["a"]);
-        let names: Vec<&'static str> = (0..65).map(|i| &*format!("{i}").leak()).collect();
-        let many: Vec<_> = names.iter().map(|name| (*name, 10, Some(10))).collect();
+        assert_eq!(chosen(&[(0, large, Some(large * 5)), (1, large + 1, Some(large * 5))]), [0]);
+        let many: Vec<_> = (0..65).map(|pack| (pack, 10, Some(10))).collect();
         assert!(chosen(&many[..64]).is_empty());
         assert_eq!(chosen(&many).len(), 65);
     }
