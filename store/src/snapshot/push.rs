@@ -176,7 +176,9 @@ pub async fn plan(
     let own = store.folder().map(Path::to_owned);
     let (mut plan, unread) = blocking(move || {
         let root = std::fs::canonicalize(&root).map_err(file_error("reading the folder", &root))?;
-        let (tree, warnings) = scan(&root, &options.rules, own.as_deref())?;
+        // About as large as last time: a tree that has to grow takes twice its room for a while.
+        let tree = options.base.as_ref().map_or_else(Tree::default, |base| base.tree.as_large());
+        let (tree, warnings) = scan(&root, &options.rules, own.as_deref(), tree)?;
         let index = options.index.as_ref().map(|path| Index::load(path, &root)).unwrap_or_default();
         let mut plan = Plan {
             root,

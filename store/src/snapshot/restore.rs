@@ -77,6 +77,10 @@ impl Site {
         })
     }
 
+    fn place<'a>(&'a self, target: &'a Target) -> &'a Path {
+        target.path.as_deref().unwrap_or_else(|| self.entry(target.entry).path)
+    }
+
     fn error(&self, entry: &Entry<'_>, source: io::Error) -> SnapshotError {
         let full = matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         match entry.kind {
@@ -97,7 +101,7 @@ impl Site {
         let work = || {
             let mut staged = self.staging.file()?;
             staged.file.write_all(data)?;
-            staged.place(beneath, &target.path, entry.mode, entry.mtime, target.replace)
+            staged.place(beneath, self.place(target), entry.mode, entry.mtime, target.replace)
         };
         let mut work = work;
         work().map_err(|e| self.error(&entry, e))
@@ -145,7 +149,7 @@ pub async fn restore(
                 let entry = site.entry(link.entry);
                 let Kind::Link { target } = entry.kind else { continue };
                 site.staging
-                    .link(&mut beneath, target, entry.mtime, &link.path, link.replace)
+                    .link(&mut beneath, target, entry.mtime, site.place(link), link.replace)
                     .map_err(|e| site.error(&entry, e))?;
             }
             Ok(())
@@ -372,7 +376,7 @@ async fn write_large(
                     None
                 };
                 let Some(file) = file else { return Ok(()) };
-                file.place(&mut beneath, &target.path, entry.mode, entry.mtime, target.replace)
+                file.place(&mut beneath, shared.place(target), entry.mode, entry.mtime, target.replace)
             };
             place().map_err(|e| shared.error(&entry, e))?;
         }

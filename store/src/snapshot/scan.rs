@@ -65,16 +65,16 @@ struct Pending {
     files: IgnoreFiles,
 }
 
-/// Everything below a folder that the rules let travel, by path, but the store. What vanishes while it is looked
+/// Everything below a folder that the rules let travel, by path, but the store; added to an empty tree. What vanishes while it is looked
 /// at was not there.
 pub(super) fn scan(
     root: &Path,
     rules: &Rules,
     store: Option<&Path>,
+    mut found: Tree,
 ) -> Result<(Tree, Vec<String>), SnapshotError> {
     let root = &fs::canonicalize(root).map_err(file_error("reading the folder", root))?;
     let mut warnings = Vec::new();
-    let mut found = Tree::default();
     // Folders that were left out but may hold something that was not.
     let mut passed = Vec::new();
     let files = IgnoreFiles::above(root, rules, &mut warnings);

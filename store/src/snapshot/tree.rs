@@ -108,6 +108,16 @@ pub(super) fn seen(stat: &Stat) -> u64 {
 }
 
 impl Tree {
+    /// An empty one with room for as much and a little more.
+    pub(super) fn as_large(&self) -> Self {
+        let more = |count: usize| count + count / 16 + 16;
+        Self {
+            names: Vec::with_capacity(more(self.names.len())),
+            rows: Vec::with_capacity(more(self.rows.len())),
+            chunks: Vec::with_capacity(self.chunks.len()),
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.rows.len()
     }

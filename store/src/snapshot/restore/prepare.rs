@@ -23,7 +23,8 @@ use crate::snapshot::{
 pub(super) struct Target {
     /// Position of the entry.
     pub(super) entry: u32,
-    pub(super) path: PathBuf,
+    /// Where, if not at the entry's own path.
+    pub(super) path: Option<PathBuf>,
     /// Whether what is there then may be replaced.
     pub(super) replace: bool,
 }
@@ -96,6 +97,10 @@ pub(super) fn prepare(
     entries: &[u32],
     options: &RestoreOptions,
 ) -> Result<Prepared, SnapshotError> {
+    let target = |at, entry: &Entry<'_>, (path, replace): (PathBuf, bool)| {
+        let path = (path != entry.path).then_some(path);
+        Target { entry: at, path, replace }
+    };
     let mut prepared = Prepared::default();
     for &at in entries {
         let Some(entry) = tree.get(at as usize) else { continue };
@@ -108,13 +113,13 @@ pub(super) fn prepare(
                 prepared.report.skipped_links.push(entry.path.to_owned());
             }
             Kind::Link { .. } => {
-                if let Some((path, replace)) = decide(beneath, &entry, path, options, &mut prepared.report)? {
-                    prepared.links.push(Target { entry: at, path, replace });
+                if let Some(place) = decide(beneath, &entry, path, options, &mut prepared.report)? {
+                    prepared.links.push(target(at, &entry, place));
                 }
             }
             Kind::File { size, .. } => {
-                if let Some((path, replace)) = decide(beneath, &entry, path, options, &mut prepared.report)? {
-                    prepared.files.push(Target { entry: at, path, replace });
+                if let Some(place) = decide(beneath, &entry, path, options, &mut prepared.report)? {
+                    prepared.files.push(target(at, &entry, place));
                     prepared.needed = prepared.needed.saturating_add(size);
                 }
             }
