@@ -171,6 +171,7 @@ impl<'de> Deserialize<'de> for Manifest {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn damaged(cause: impl ToString) -> SnapshotError {
     SnapshotError::Damaged { name: "the manifest".into(), cause: cause.to_string() }
 }
