@@ -14,7 +14,7 @@ use tpi_proto::{
     machine::{MachineConfig, Timings},
     state::{Phase, Progress, SlotState, SlotStatus},
 };
-use tpi_store::{Store, layout::TaskKeys, record::TaskRecord};
+use tpi_store::{Store, layout::TaskKeys, record::TaskRecord, snapshot::Collector};
 
 use super::{
     Concern, Event, Handle, Prepared, ProcessContext,
@@ -41,7 +41,7 @@ use crate::{
     losses, preemption, release,
     release::Names,
     rpc,
-    save::{Command, Saver},
+    save::{self, Command, Saver},
     slots::{Fence, Holder},
     telemetry::Sampler,
 };
@@ -523,14 +523,14 @@ impl Driver {
         let saver = Saver {
             store: self.store.clone(),
             task: self.config.task.clone(),
-            slot: self.run.slot,
+            run: self.run,
             work: self.paths.work(),
-            index: self.paths.run().join("hashes"),
             base: restored.manifest.clone(),
             generation: restored.generation,
             interval: Timings::of(self.config.timings.save_interval),
             fence: self.fence.clone(),
             events: self.events.clone(),
+            collector: Collector::new(self.store.clone(), &self.config.task, self.run, save::GRACE),
         };
         self.beside.spawn(saver.run(orders));
         self.saver = Some(commands);

@@ -57,11 +57,7 @@ async fn newest(
         .await
         .map_err(EngineError::store(listing()))?;
     let Some(key) = newest else { return Ok(None) };
-    let generation = key
-        .rsplit('/')
-        .next()
-        .and_then(|name| name.strip_suffix(".json"))
-        .and_then(|number| number.parse::<u64>().ok())
+    let generation = TaskKeys::generation(&key)
         .ok_or_else(|| EngineError::new(ErrorKind::Unverified, format!("{key} is not a saved generation")))?;
     let bytes = store.get(&key).await.map_err(EngineError::store(format!("reading {key}")))?;
     let manifest = Manifest::from_bytes(&bytes).map_err(EngineError::snapshot(format!("reading {key}")))?;

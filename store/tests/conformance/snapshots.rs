@@ -105,7 +105,7 @@ pub(crate) async fn machines_save_what_changed(backend: Backend) {
     let save = |base: Manifest| {
         let options = PushOptions {
             rules: Rules::everything(),
-            space: Space::Task(task.clone()),
+            space: Space::Save { task: task.clone(), run: "0-1".parse().unwrap(), save: 1 },
             index: None,
             base: Some(Arc::new(base)),
         };
