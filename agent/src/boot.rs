@@ -11,6 +11,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use rustix::fs::FlockOperation;
 use tpi_proto::{
+    fault::chain,
     id::MachineId,
     machine::{HttpCall, MachineConfig, MachineName, Timings},
     state::{Failure, SlotStatus},
@@ -27,7 +28,7 @@ use crate::{
     config::{Paths, TestHooks, is_machine_name},
     credentials::open_store,
     exec::leftovers::{self, Scope},
-    fault::chain,
+    journal::{self, Journal},
     slots::{self, Claimed},
     supervisor::state::Fault,
 };
@@ -187,7 +188,7 @@ pub(crate) async fn boot(
         }
         Err(error) => return Err(error.into()),
     };
-    match slots::claim(&store, &keys, config, began, give_up).await? {
+    match slots::claim(&store, &keys, config, &clock, began, give_up).await? {
         Claimed::Held { status, version } => Ok(Booted::Held(Box::new(Held {
             store,
             clock,
@@ -197,6 +198,14 @@ pub(crate) async fn boot(
             remarks,
             _lock: lock,
         }))),
+        Claimed::GivenUp { status } => {
+            let run = status.run();
+            let (journal, notes) = Journal::new(clock, run, config.machine.clone());
+            journal.note("its machines were lost too often: the slot gets no other".to_owned());
+            drop(journal);
+            journal::write(store, keys, run, notes).await;
+            Ok(Booted::NothingToDo("the slot's machines were lost too often"))
+        }
         Claimed::AllFinished => Ok(Booted::NothingToDo("all slots have finished")),
         Claimed::NoneFree => Ok(Booted::NothingToDo("all slots are held by other machines")),
     }

@@ -25,13 +25,13 @@ use bollard::{
 use futures::StreamExt;
 use tokio::{io::AsyncWriteExt, net::unix::pipe, sync::watch, time::Instant};
 use tpi_proto::{
+    fault::chain,
     id::{RunId, TaskId},
     state::Failure,
 };
 
 use crate::{
     exec::{Job, Order, script},
-    fault::chain,
     logs::pump::{PipeEnds, Pump},
     supervisor::state::{Fault, ScriptEnd},
 };
@@ -51,10 +51,24 @@ fn engine_fault(error: &EngineError) -> Fault {
     Fault { failure: Failure::Prepare, message }
 }
 
+/// Where the engine listens, by the value of `DOCKER_HOST`. The error is a lower-case fragment.
+fn engine_address(asked: Option<String>) -> Result<String, String> {
+    match asked.filter(|host| !host.is_empty()) {
+        None => Ok("unix:///var/run/docker.sock".to_owned()),
+        Some(host) if host.starts_with("unix://") => Ok(host),
+        Some(host) => Err(format!(
+            "DOCKER_HOST is {host:?}, but only an engine on the machine itself can be used (unix:///path/to/socket), \
+             because the work directory is mounted into the container: unset DOCKER_HOST, or give it a socket's path"
+        )),
+    }
+}
+
 impl Engine {
     /// Asks the engine what it speaks.
     pub(crate) async fn connect() -> Result<Self, Fault> {
-        let docker = Docker::connect_with_defaults().map_err(|e| engine_fault(&e))?;
+        let host = engine_address(std::env::var("DOCKER_HOST").ok())
+            .map_err(|message| Fault { failure: Failure::Prepare, message })?;
+        let docker = Docker::connect_with_host(&host).map_err(|e| engine_fault(&e))?;
         let docker = docker.negotiate_version().await.map_err(|e| engine_fault(&e))?;
         Ok(Self { docker })
     }
@@ -329,5 +343,20 @@ mod tests {
     fn deaths_by_signal_are_told_as_such() {
         assert_eq!(script_end(137), ScriptEnd::Signalled { signal: 9 });
         assert_eq!(script_end(255), ScriptEnd::Exited { code: 255 });
+    }
+
+    #[test]
+    fn only_an_engine_of_the_same_machine_is_used() {
+        let of = |host: &str| engine_address(Some(host.to_owned()));
+        assert_eq!(engine_address(None), of("unix:///var/run/docker.sock"));
+        assert_eq!(of(""), engine_address(None));
+        assert_eq!(
+            of("unix:///run/user/1000/podman.sock"),
+            Ok("unix:///run/user/1000/podman.sock".to_owned())
+        );
+        for elsewhere in ["tcp://10.0.0.5:2375", "ssh://user@host", "/var/run/docker.sock"] {
+            let text = of(elsewhere).expect_err(elsewhere);
+            assert!(text.starts_with("DOCKER_HOST is") && text.contains(elsewhere), "{text}");
+        }
     }
 }

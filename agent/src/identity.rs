@@ -4,9 +4,8 @@
 //! may live on either side, so that no client's clock that is a little off turns a good agent away.
 
 use std::{
-    io::{self, Write as _},
+    io,
     net::{IpAddr, SocketAddr},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,7 +18,9 @@ use tpi_proto::{
 };
 use tpi_store::{
     Store, StoreError,
+    identity::{Holder, KeyError, PrivateKey},
     layout::TaskKeys,
+    private::write_private,
     record::{Identity, RECORD_VERSION},
 };
 
@@ -35,20 +36,18 @@ const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 /// Why there is no identity.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// A file of the key.
-    #[error("{operation} {}", path.display())]
+    /// The file of the key.
+    #[error("writing {}", path.display())]
     File {
-        /// What was being done.
-        operation: &'static str,
-        /// To what.
+        /// Which.
         path: PathBuf,
         /// Why it failed.
         #[source]
         source: io::Error,
     },
     /// The key or the certificate.
-    #[error("making a key and certificate")]
-    Make(#[source] rcgen::Error),
+    #[error(transparent)]
+    Make(#[from] KeyError),
     /// It could not be published.
     #[error("publishing where this agent can be reached")]
     Publish(#[source] StoreError),
@@ -83,61 +82,19 @@ impl KeyPair {
         now: Timestamp,
         deadline: Timestamp,
     ) -> Result<Self, IdentityError> {
-        let key = rcgen::KeyPair::generate().map_err(IdentityError::Make)?;
-        let until = now.max(deadline);
-        let params = server_params(&run.server_name(task), now - BACKDATED, until + BEYOND_DEADLINE)
-            .map_err(IdentityError::Make)?;
-        let certificate = params.self_signed(&key).map_err(IdentityError::Make)?;
-        write_key(&root.join("keys"), &format!("{run}.pem"), key.serialize_pem().as_bytes())?;
+        let key = PrivateKey::generate()?;
+        let until = now.max(deadline) + BEYOND_DEADLINE;
+        let name = run.server_name(task);
+        let certificate = key.certify(Holder::Agent { name: &name }, now - BACKDATED, until)?;
+        let path = root.join("keys").join(format!("{run}.pem"));
+        write_private(&path, key.to_pem().as_bytes())
+            .map_err(|source| IdentityError::File { path, source })?;
         Ok(Self {
-            certificate: certificate.der().clone(),
-            certificate_pem: certificate.pem(),
-            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+            certificate: CertificateDer::from(certificate.der),
+            certificate_pem: certificate.pem,
+            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_pkcs8())),
         })
     }
-}
-
-fn server_params(
-    name: &str,
-    from: Timestamp,
-    until: Timestamp,
-) -> Result<rcgen::CertificateParams, rcgen::Error> {
-    let mut params = rcgen::CertificateParams::new(vec![name.to_owned()])?;
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(rcgen::DnType::CommonName, "tpi-agent");
-    params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-    let at = |time: Timestamp| {
-        rcgen::date_time_ymd(1970, 1, 1)
-            + Duration::from_secs(u64::try_from(time.as_second()).unwrap_or_default())
-    };
-    params.not_before = at(from);
-    params.not_after = at(until);
-    Ok(params)
-}
-
-fn write_key(dir: &Path, name: &str, pem: &[u8]) -> Result<(), IdentityError> {
-    let error = |operation, path: &Path| {
-        let path = path.to_owned();
-        move |source| IdentityError::File { operation, path, source }
-    };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(error("creating", dir))?;
-    let path = dir.join(name);
-    let fresh = dir.join(format!(".{name}.new"));
-    match std::fs::remove_file(&fresh) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(error("removing", &fresh)(e)),
-    }
-    // Created with its final mode, so that at no moment anybody else can read it.
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&fresh)
-        .map_err(error("creating", &fresh))?;
-    file.write_all(pem).map_err(error("writing", &fresh))?;
-    std::fs::rename(&fresh, &path).map_err(error("renaming", &fresh))
 }
 
 /// Says where this agent can be reached, and with which certificate it will answer there.

@@ -1,6 +1,7 @@
 //! What happened, for people: one small object per event. Best effort, never in the way.
 
 use tokio::sync::mpsc;
+use tpi_proto::fault::chain;
 use tpi_proto::id::{MachineId, RunId};
 use tpi_store::{
     Store,
@@ -8,7 +9,7 @@ use tpi_store::{
     record::{Event, RECORD_VERSION},
 };
 
-use crate::{clock::Clock, fault::chain};
+use crate::clock::Clock;
 
 /// Takes events. Cheap to clone.
 #[derive(Debug, Clone)]

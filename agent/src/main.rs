@@ -63,11 +63,7 @@ fn main() -> ExitCode {
         Ok(End::Finished) => ExitCode::SUCCESS,
         Ok(End::Interrupted | End::Superseded) => ExitCode::from(ANOTHER_CONTINUES),
         Err(error) => {
-            let causes: Vec<String> =
-                std::iter::successors(Some(&*error as &dyn std::error::Error), |e| e.source())
-                    .map(ToString::to_string)
-                    .collect();
-            tracing::error!("{}", causes.join(": "));
+            tracing::error!("{}", tpi_proto::fault::chain(&*error));
             ExitCode::FAILURE
         }
     }

@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tpi_proto::machine::{NoticeEffect, PreemptionNotice};
+use tpi_proto::{
+    fault::chain,
+    machine::{NoticeEffect, PreemptionNotice},
+};
 
 use crate::{
     call::{CallError, Names, call},
-    fault::chain,
     supervisor::Event,
 };
 

@@ -3,12 +3,9 @@
 use std::time::Duration;
 
 use tokio::{process::Command, time::Instant};
-use tpi_proto::machine::HttpCall;
+use tpi_proto::{fault::chain, machine::HttpCall};
 
-use crate::{
-    call::{CallError, Names, call},
-    fault::chain,
-};
+use crate::call::{CallError, Names, call};
 
 /// Calls until it is answered with success, or the budget is used up. Returns whether it was.
 pub(crate) async fn release(request: &HttpCall, names: &Names, budget: Duration) -> bool {

@@ -27,6 +27,7 @@ use tonic::{Code, Request, Response, Status, metadata::MetadataMap, transport::s
 use tpi_proto::{
     PROTOCOL_VERSIONS,
     agent_v1::{self as wire, agent_server},
+    fault::chain,
     machine::MachineConfig,
     state::{SlotState, SlotStatus},
 };
@@ -196,18 +197,6 @@ fn refused(message: String) -> Status {
 /// The agent could not do it.
 fn failed(message: String) -> Status {
     with_kind(Code::Internal, message, "failed")
-}
-
-/// An error and its causes on one line: over the wire there is no chain.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 // === the service ===

@@ -2,6 +2,10 @@
 //!
 //! A save is complete in itself: content first, then one manifest that commits the generation. Only changed files
 //! are read and sent. Before the commit the slot is renewed, so a machine that was replaced cannot commit.
+//!
+//! Between saves, what old ones left behind is taken away ([`Collector`], whose safety rests on how it is done here:
+//! the slot is claimed before the newest generation is looked for, commits are numbered one after the other, and a
+//! push writes to a folder with a number above all that were committed).
 
 use std::{
     path::PathBuf,
@@ -11,25 +15,29 @@ use std::{
 
 use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot};
-use tpi_proto::id::{SlotIndex, TaskId};
+use tpi_proto::{
+    fault::chain,
+    id::{RunId, SlotIndex, TaskId},
+};
 use tpi_store::{
     Store, StoreErrorKind,
     layout::TaskKeys,
     rules::Rules,
     snapshot::{
-        Existing, Manifest, OutsideLinks, PushOptions, Quiet, RestoreOptions, RestoreReport, SnapshotError,
-        Space, plan, push, restore,
+        Collector, Existing, Manifest, OutsideLinks, PushOptions, Quiet, RestoreOptions, RestoreReport,
+        SnapshotError, Space, plan, push, restore,
     },
 };
 
 use crate::{
-    fault::chain,
     slots::Fence,
     supervisor::{Concern, Event},
 };
 
-/// Manifests of earlier generations that are kept.
-const KEEP: usize = 3;
+/// How long a save is kept after it was replaced, for those who are reading it.
+pub(crate) const GRACE: Duration = Duration::from_secs(3600);
+/// Shortest pause between two looks for saves that may go.
+const COLLECT: Duration = Duration::from_secs(60);
 /// Tries of a last save whose failure will hardly go away.
 const TRIES: u32 = 3;
 /// Longest pause between two saves of a folder that takes long to look through.
@@ -127,8 +135,7 @@ async fn generations(store: &Store, keys: &TaskKeys, slot: SlotIndex) -> Result<
     let mut listing = store.list(&keys.saved(slot), None);
     while let Some(object) = listing.next().await {
         let key = object?.key;
-        let name = key.rsplit('/').next().and_then(|n| n.strip_suffix(".json"));
-        found.extend(name.and_then(|n| n.parse::<u64>().ok()));
+        found.extend(TaskKeys::generation(&key));
     }
     found.sort_unstable();
     Ok(found)
@@ -157,15 +164,14 @@ enum Unchanged {
 pub(crate) struct Saver {
     pub(crate) store: Store,
     pub(crate) task: TaskId,
-    pub(crate) slot: SlotIndex,
+    pub(crate) run: RunId,
     pub(crate) work: PathBuf,
-    /// Remembers hashes between saves.
-    pub(crate) index: PathBuf,
     pub(crate) base: Option<Arc<Manifest>>,
     pub(crate) generation: Option<u64>,
     pub(crate) interval: Duration,
     pub(crate) fence: Fence,
     pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) collector: Collector,
 }
 
 impl Saver {
@@ -173,13 +179,18 @@ impl Saver {
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut troubled = false;
         let mut due = tokio::time::Instant::now() + self.interval;
+        let mut collected = None;
         loop {
+            let waiting = async {
+                self.collect(&mut collected).await;
+                tokio::time::sleep_until(due).await;
+            };
             let command = tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => command,
                     None => return,
                 },
-                () = tokio::time::sleep_until(due) => Command::Now,
+                () = waiting => Command::Now,
             };
             match command {
                 Command::Now => {
@@ -232,36 +243,50 @@ impl Saver {
     async fn save(&mut self, unchanged: Unchanged) -> Result<(), SaveError> {
         let options = PushOptions {
             rules: Rules::everything(),
-            space: Space::Task(self.task.clone()),
-            index: Some(self.index.clone()),
+            space: Space::Save { task: self.task.clone(), run: self.run, save: self.next_generation() },
+            // The base remembers what this process has seen of the files.
+            index: None,
             base: self.base.clone(),
         };
         let plan = plan(&self.store, &self.work, options, &Quiet).await?;
-        let manifest = Arc::new(push(&self.store, plan, &Quiet).await?);
         let wanted = match unchanged {
             Unchanged::Skip => false,
             Unchanged::Commit => self.generation.is_none(),
         };
-        if !wanted && self.base.as_ref().is_some_and(|base| base.same_content(&manifest)) {
+        if !wanted && plan.is_base() {
             return Ok(());
         }
-        let keys = TaskKeys::new(&self.task);
-        let generation = self.commit(&keys, &manifest).await?;
+        let sent = async {
+            let manifest = push(&self.store, plan, &Quiet).await?;
+            Ok((self.commit(&manifest).await?, manifest))
+        };
+        let (generation, manifest) = match sent.await {
+            Ok(sent) => sent,
+            Err(error) => {
+                self.collector.failed();
+                return Err(error);
+            }
+        };
+        self.collector.committed(generation, &manifest);
         self.generation = Some(generation);
-        self.base = Some(manifest);
+        self.base = Some(Arc::new(manifest));
         drop(self.events.send(Event::Saved { generation }).await);
-        self.prune(&keys).await;
         Ok(())
     }
 
-    async fn commit(&self, keys: &TaskKeys, manifest: &Manifest) -> Result<u64, SaveError> {
+    fn next_generation(&self) -> u64 {
+        self.generation.map_or(1, |g| g + 1)
+    }
+
+    async fn commit(&self, manifest: &Manifest) -> Result<u64, SaveError> {
+        let keys = TaskKeys::new(&self.task);
         let content = manifest.to_bytes();
-        let mut generation = self.generation.map_or(1, |g| g + 1);
+        let mut generation = self.next_generation();
         loop {
             if !self.fence.confirm().await {
                 return Err(SaveError::Fenced);
             }
-            let key = keys.saved_generation(self.slot, generation);
+            let key = keys.saved_generation(self.run.slot, generation);
             match self.store.create(&key, content.clone()).await {
                 Ok(_) => return Ok(generation),
                 // An earlier try of ours whose answer was lost: the slot was confirmed, so nobody else writes here.
@@ -276,13 +301,15 @@ impl Saver {
         }
     }
 
-    /// Drops manifests that nobody will restore any more. Failing is harmless.
-    async fn prune(&self, keys: &TaskKeys) {
-        let Ok(found) = generations(&self.store, keys, self.slot).await else { return };
-        for old in found.iter().rev().skip(KEEP) {
-            if let Err(error) = self.store.delete(&keys.saved_generation(self.slot, *old)).await {
-                tracing::warn!(error = chain(&error), "removing an old save");
-            }
+    /// Takes away saves that nobody will need any more, once in a while. Failing is harmless: it is tried again.
+    async fn collect(&mut self, last: &mut Option<Instant>) {
+        if !self.collector.is_due() || last.is_some_and(|last| last.elapsed() < COLLECT) {
+            return;
         }
+        match self.collector.collect().await {
+            Ok(collected) => tracing::debug!(?collected, "old saves"),
+            Err(error) => tracing::warn!(error = chain(&error), "taking old saves away"),
+        }
+        *last = Some(Instant::now());
     }
 }

@@ -13,14 +13,18 @@ use std::{
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tpi_proto::{
-    id::{Attempt, SlotIndex},
+    fault::chain,
+    id::{Attempt, RunId, SlotIndex},
     machine::{MachineConfig, Timings},
-    state::{Lease, Phase, PhaseTiming, STATUS_VERSION, SlotState, SlotStatus},
+    state::{Failure, Losses, Outcome, Phase, PhaseTiming, SlotState, SlotStatus},
 };
 use tpi_store::{Store, StoreError, StoreErrorKind, Version, layout::TaskKeys, record::StopRequest};
 
 use crate::{
-    fault::chain,
+    clock::Clock,
+    config::Paths,
+    logs::recover::recover,
+    losses::{self, Verdict},
     supervisor::{Concern, Event},
 };
 
@@ -33,6 +37,11 @@ pub(crate) enum Claimed {
         status: Box<SlotStatus>,
         /// Of that.
         version: Version,
+    },
+    /// A slot has lost too many machines: it has an outcome now, and no other machine.
+    GivenUp {
+        /// As it was written.
+        status: Box<SlotStatus>,
     },
     /// There is nothing left to do.
     AllFinished,
@@ -48,13 +57,14 @@ pub(crate) async fn claim(
     store: &Store,
     keys: &TaskKeys,
     config: &MachineConfig,
+    clock: &Clock,
     started: Timestamp,
     give_up: Instant,
 ) -> Result<Claimed, StoreError> {
     let mut seen = HashMap::new();
     let pause = Timings::of(config.timings.lease_renew.clamp(50, 2_000));
     loop {
-        let round = look(store, keys, config, started, &mut seen).await;
+        let round = look(store, keys, config, clock, started, &mut seen).await;
         match round {
             Ok(Some(claimed)) => return Ok(claimed),
             Ok(None) if Instant::now() >= give_up => return Ok(Claimed::NoneFree),
@@ -71,6 +81,7 @@ async fn look(
     store: &Store,
     keys: &TaskKeys,
     config: &MachineConfig,
+    clock: &Clock,
     started: Timestamp,
     seen: &mut HashMap<SlotIndex, (Version, Instant)>,
 ) -> Result<Option<Claimed>, StoreError> {
@@ -78,7 +89,7 @@ async fn look(
     for slot in (0..config.slots).map(SlotIndex) {
         let key = keys.slot(slot);
         let Some((found, version)) = store.get_json::<SlotStatus>(&key).await? else {
-            let status = fresh(config, slot, Attempt(1), started, None);
+            let status = fresh(config, slot, Attempt(1), started, None, Losses::default());
             match store.create_json(&key, &status).await {
                 Ok(version) => return Ok(Some(Claimed::Held { status: Box::new(status), version })),
                 Err(error) if error.kind == StoreErrorKind::AlreadyExists => continue,
@@ -106,8 +117,21 @@ async fn look(
             continue;
         }
         let attempt = Attempt(found.attempt.0.saturating_add(1));
-        let status = fresh(config, slot, attempt, started, found.saved);
+        let (status, given_up) = match losses::judge(&found) {
+            Verdict::TakeOver { losses } => {
+                (fresh(config, slot, attempt, started, found.saved, losses), false)
+            }
+            Verdict::GiveUp { losses, message } => {
+                if found.machine == config.machine {
+                    // What it said last is here, and explains most.
+                    let own = RunId { slot, attempt };
+                    recover(store, &config.task, &Paths::new(config).spool(), own).await;
+                }
+                (gone_for_good(config, found, losses, message, clock.now()), true)
+            }
+        };
         match store.update_json(&key, &status, &version).await {
+            Ok(_) if given_up => return Ok(Some(Claimed::GivenUp { status: Box::new(status) })),
             Ok(version) => return Ok(Some(Claimed::Held { status: Box::new(status), version })),
             // Another machine was quicker.
             Err(error) if error.kind == StoreErrorKind::Conflict => {}
@@ -123,25 +147,39 @@ fn fresh(
     attempt: Attempt,
     started: Timestamp,
     saved: Option<u64>,
+    losses: Losses,
 ) -> SlotStatus {
+    let boot = PhaseTiming {
+        phase: Phase::Boot,
+        started,
+        ended: None,
+        budget_seconds: config.timings.boot_budget.div_ceil(1000),
+    };
     SlotStatus {
-        version: STATUS_VERSION,
-        slot,
-        attempt,
-        machine: config.machine.clone(),
-        generation: 1,
-        state: SlotState::Active { phase: Phase::Boot },
-        lease: Lease { renewals: 0, ttl_millis: config.timings.lease_ttl },
-        phases: vec![PhaseTiming {
-            phase: Phase::Boot,
-            started,
-            ended: None,
-            budget_seconds: config.timings.boot_budget.div_ceil(1000),
-        }],
-        log_stored: 0,
-        log_complete: None,
+        phases: vec![boot],
         saved,
-        warnings: Vec::new(),
+        losses,
+        ..SlotStatus::claimed(RunId { slot, attempt }, config.machine.clone(), config.timings.lease_ttl)
+    }
+}
+
+/// The last attempt as its machine left it, but for its end. The machine that finds it gone puts its own name there:
+/// the other one may only be very slow, and must see that the slot is not its own any more.
+fn gone_for_good(
+    config: &MachineConfig,
+    found: SlotStatus,
+    losses: Losses,
+    message: String,
+    now: Timestamp,
+) -> SlotStatus {
+    let phase = found.phases.last().map_or(Phase::Boot, |timing| timing.phase);
+    let outcome = Outcome::Failed { phase, failure: Failure::AgentLost, message };
+    SlotStatus {
+        machine: config.machine.clone(),
+        generation: found.generation + 1,
+        state: SlotState::Finished { outcome, at: now },
+        losses,
+        ..found
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
 use futures::{StreamExt, stream::BoxStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tpi_proto::fault::chain;
 use tpi_proto::id::{RunId, TaskId};
 use tpi_store::{
     Store, StoreError,
@@ -19,7 +20,7 @@ use tpi_store::{
     telemetry::{Sample, encode_segment, read_stored},
 };
 
-use crate::{clock::Clock, fault::chain};
+use crate::clock::Clock;
 
 mod gpu;
 mod host;

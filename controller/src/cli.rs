@@ -144,6 +144,11 @@ impl Context {
         format!("`{} {command}`", self.me)
     }
 
+    /// A text with its command lines made such.
+    fn as_called(&self, text: &str) -> String {
+        error::as_called(text, PROGRAM, &self.me)
+    }
+
     /// Finds a task; `None` when interrupted.
     async fn locate(&self, task: &str) -> Result<Option<Located>, CliError> {
         let found = self.interrupt.guard(self.engine.locate(task)).await.transpose();

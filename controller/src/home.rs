@@ -16,6 +16,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tpi_proto::{id::TaskId, spec::CloudName};
+use tpi_store::private::write_private;
 use url::Url;
 
 /// A state directory that cannot be used.
@@ -209,27 +210,6 @@ impl Home {
             Err(source) => Err(HomeError::File { operation: "removing", path, source }),
         }
     }
-}
-
-/// Writes a file that only its owner may read, atomically, making its directory (0700) when absent.
-pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    use std::{
-        io::Write as _,
-        os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
-    };
-    let dir = path.parent().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no parent"))?;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}-{:08x}", std::process::id(), rand::random::<u32>()));
-    let temporary = dir.join(name);
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    let written = file.write_all(content).and_then(|()| file.sync_all());
-    drop(file);
-    let renamed = written.and_then(|()| fs::rename(&temporary, path));
-    if renamed.is_err() {
-        drop(fs::remove_file(&temporary));
-    }
-    renamed
 }
 
 #[cfg(test)]

@@ -15,6 +15,6 @@ pub mod identity;
 pub mod shell;
 mod tls;
 
-pub use connect::{CallError, ConnectError, Connection, LogItem, connect};
+pub use connect::{CallError, ConnectError, Connection, LogItem, StreamError, connect};
 pub use follow::{Cursor, Event, Follow, FollowError, FollowOptions, Source, Start, WhyStore, follow};
 pub use identity::{IdentityError, UserIdentity};

@@ -17,6 +17,7 @@ use tpi_proto::{
 };
 use tpi_store::record::{Environment, RECORD_VERSION};
 
+pub(crate) mod duration;
 mod files;
 mod identity;
 mod numbers;

@@ -409,7 +409,7 @@ async fn machines_without_a_record_are_found_and_removed() {
     let stray = format!("{}/stray", TaskKeys::new(&task.id).root());
     place.store().put(&stray, "x".into()).await.unwrap();
     let list = place.engine.list().await.unwrap();
-    assert!(list.tasks.is_empty() && list.warnings.iter().any(|w| w.contains("--discard")), "{list:?}");
+    assert!(list.tasks.is_empty() && list.hints.iter().any(|h| h.contains("--discard")), "{list:?}");
     let found = place.engine.locate(task.id.as_str()).await.unwrap();
     let kept = place.engine.destroy(&found, &DestroyOptions::default(), &Silent).await.unwrap();
     assert!(kept.objects_deleted == 0 && kept.warnings.iter().any(|w| w.contains("--discard")), "{kept:?}");

@@ -6,7 +6,7 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::TcpStream,
     num::NonZeroU16,
     os::unix::fs::PermissionsExt as _,
@@ -289,13 +289,46 @@ async fn a_group_whose_directory_is_gone_ends_everything() {
     place.local().ensure(&want).await.unwrap();
     let observed = place.until(&want.task, |o| o.alive().any(|m| processes_of(&m.id) > 0)).await;
     let group = place.group_pid(&want.task);
-    fs::remove_dir_all(place.group(&want.task)).unwrap();
     let begun = Instant::now();
+    // Until the group notices, it may write between the emptying and the removing of its directory.
+    while let Err(error) = fs::remove_dir_all(place.group(&want.task)) {
+        if error.kind() == io::ErrorKind::NotFound {
+            break;
+        }
+        assert!(error.kind() == io::ErrorKind::DirectoryNotEmpty && begun.elapsed() < PATIENCE, "{error}");
+    }
     let lives = |pid: i64| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z"));
     while lives(group) || processes_of(&observed.machines[0].id) > 0 {
         assert!(begun.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_is_out_of_reach_of_the_terminal_from_its_first_moment() {
+    let place = Place::new(STAY);
+    let want = place.hour(1).await;
+    // What the group's program is before it could do anything about it itself.
+    let (program, first) = (place.dir.path().join("program"), place.dir.path().join("first"));
+    let real = env!("CARGO_BIN_EXE_tpi-controller");
+    let wrapper =
+        format!("#!/bin/sh\n[ -e {first:?} ] || cat /proc/$$/stat > {first:?}\nexec {real:?} \"$@\"\n");
+    fs::write(&program, wrapper).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+    Local::new(&place.home()).with_program(program).ensure(&want).await.unwrap();
+    let ids = |stat: String| -> Vec<i64> {
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        fields.split(' ').skip(2).take(2).map(|id| id.parse().unwrap()).collect()
+    };
+    let group = place.group_pid(&want.task);
+    let own = ids(fs::read_to_string("/proc/self/stat").unwrap());
+    assert_eq!(
+        ids(fs::read_to_string(&first).unwrap())[0],
+        group,
+        "it never was in our process group {own:?}"
+    );
+    assert_eq!(ids(fs::read_to_string(format!("/proc/{group}/stat")).unwrap()), [group, group]);
+    assert!(place.local().destroy(&want.task).await.unwrap().is_gone());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,10 +6,12 @@
 //! * [`machine`]: what a machine is told at boot. Everything that differs per cloud is data in there.
 //! * [`spec`]: what the user asked for, as it is kept with the task.
 //! * [`state`]: typed states, phases, outcomes and reasons. No state is ever a string.
+//! * [`fault`]: errors as text.
 //! * [`cert`]: whom to trust: exactly the certificates found in the store, nothing derived from them.
 
 pub mod agent_v1;
 pub mod cert;
+pub mod fault;
 pub mod id;
 pub mod machine;
 pub mod spec;

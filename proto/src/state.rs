@@ -9,7 +9,8 @@
 //!
 //! Any phase may end in `Stopping`: what can be saved is saved, and the slot becomes `Finished` with the
 //! reason as its outcome — or, when the machine is being taken away, `Interrupted`, and the next machine
-//! takes the slot over with the next attempt. Only `Finished` is final.
+//! takes the slot over with the next attempt. Only `Finished` is final. A slot whose machine is gone without a word is
+//! taken over as well, until its [`Losses`] are too many: then whoever finds that writes `Finished` in its place.
 
 use std::time::Duration;
 
@@ -145,7 +146,8 @@ pub enum Failure {
     Prepare,
     /// A task's record or another object the agent depends on is missing or unreadable.
     Store,
-    /// The machine was lost too often: the slot's attempts are used up.
+    /// Machines were lost too often, one after another ([`Losses`]): the slot gets no other. The phase is that in which
+    /// the last one was lost.
     AgentLost,
 }
 
@@ -201,6 +203,48 @@ impl Lease {
     }
 }
 
+/// How far an attempt has got, as far as it matters when its machine is lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Progress {
+    /// Nothing that a successor could build on.
+    #[default]
+    None,
+    /// It saved a generation of its own.
+    Saved,
+    /// Its script has run for a while: whatever ends the machine now is not how the task begins.
+    Steady,
+}
+
+impl Progress {
+    /// Whether there is none; left out of JSON then.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+}
+
+/// Machines of a slot that were lost one after another: gone without a word, as by a kernel panic or when memory ran
+/// out. One that the cloud took back with notice is not lost. The counts bound what a task can cost that ends its
+/// machine every time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Losses {
+    /// In a row, each before it had saved anything.
+    #[serde(default)]
+    pub idle: u32,
+    /// In a row, each before its script had run for a while.
+    #[serde(default)]
+    pub early: u32,
+}
+
+impl Losses {
+    /// Whether there are none; left out of JSON then.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// All that is known of one slot: the content of `slots/{index}.json`, and of every `Watch` message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotStatus {
@@ -230,12 +274,39 @@ pub struct SlotStatus {
     /// Newest saved generation of the work directory (see `saved/`), over all attempts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saved: Option<u64>,
+    /// How far this attempt has got.
+    #[serde(default, skip_serializing_if = "Progress::is_none")]
+    pub progress: Progress,
+    /// What became of the machines before this one.
+    #[serde(default, skip_serializing_if = "Losses::is_none")]
+    pub losses: Losses,
     /// Things the user should know, such as a full disk. Newest last, bounded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 
 impl SlotStatus {
+    /// What a machine claims a slot with: booting, nothing printed, nothing saved. `lease_ttl` is in milliseconds.
+    #[must_use]
+    pub fn claimed(run: RunId, machine: MachineId, lease_ttl: u64) -> Self {
+        Self {
+            version: STATUS_VERSION,
+            slot: run.slot,
+            attempt: run.attempt,
+            machine,
+            generation: 1,
+            state: SlotState::Active { phase: Phase::Boot },
+            lease: Lease { renewals: 0, ttl_millis: lease_ttl },
+            phases: Vec::new(),
+            log_stored: 0,
+            log_complete: None,
+            saved: None,
+            progress: Progress::None,
+            losses: Losses::default(),
+            warnings: Vec::new(),
+        }
+    }
+
     /// Slot and attempt.
     #[must_use]
     pub fn run(&self) -> RunId {

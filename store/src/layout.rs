@@ -4,16 +4,16 @@
 //! tasks/{id}/record.json                        what was asked, and how far it got; conditional writes
 //! tasks/{id}/environment                        values of the script's variables; private, gone at destroy
 //! tasks/{id}/agent/{sha256}                     the agent that this task boots
-//! tasks/{id}/input.json                         manifest of the workspace
+//! tasks/{id}/input.jsonl.zst                    manifest of the workspace
 //! tasks/{id}/slots/{index}.json                 who runs a rank, and how it ended
 //! tasks/{id}/machines/{index}-{attempt}/identity.json   certificate, addresses, port
 //! tasks/{id}/clients/{fingerprint}.pem          who may attach
 //! tasks/{id}/logs/{index}/{attempt}/{first-offset}.zst
 //! tasks/{id}/telemetry/{index}/{attempt}/{first-sequence}.zst
 //! tasks/{id}/events/{time}-{index}-{attempt}.json
-//! tasks/{id}/saved/{index}/{generation}.json    manifests of the work directory; the newest wins
+//! tasks/{id}/saved/{index}/{generation}.jsonl.zst   manifests of the work directory; the newest wins
 //! tasks/{id}/stop.json                          a request to stop, for agents that cannot be reached
-//! tasks/{id}/packs/{hash}                       content written by machines
+//! tasks/{id}/packs/{index}/{attempt}-{save}/{hash}   content written by machines; a folder is one push's own
 //! cache/{hash}                                  content written by controllers, for all tasks
 //! cache-index/{hash}                            what a pack in the cache holds, so that it is found again
 //! ```
@@ -78,7 +78,7 @@ impl TaskKeys {
     /// Manifest of the workspace.
     #[must_use]
     pub fn input(&self) -> String {
-        format!("{}/input.json", self.root)
+        format!("{}/input.jsonl.zst", self.root)
     }
 
     /// A request to stop.
@@ -162,12 +162,30 @@ impl TaskKeys {
     /// One saved manifest.
     #[must_use]
     pub fn saved_generation(&self, slot: SlotIndex, generation: u64) -> String {
-        format!("{}/{}.json", self.saved(slot), number(generation))
+        format!("{}/{}.jsonl.zst", self.saved(slot), number(generation))
+    }
+
+    /// Number of a saved manifest, from its key.
+    #[must_use]
+    pub fn generation(key: &str) -> Option<u64> {
+        key.rsplit('/').next()?.strip_suffix(".jsonl.zst")?.parse().ok()
     }
 
     /// Prefix of the content written by the task's machines.
     #[must_use]
     pub fn packs(&self) -> String {
         format!("{}/packs", self.root)
+    }
+
+    /// Prefix of the content that a slot's machines wrote.
+    #[must_use]
+    pub fn slot_packs(&self, slot: SlotIndex) -> String {
+        format!("{}/packs/{slot}", self.root)
+    }
+
+    /// Prefix of the content that one push of a run writes.
+    #[must_use]
+    pub fn save_packs(&self, run: RunId, save: u64) -> String {
+        format!("{}/{}-{save}", self.slot_packs(run.slot), run.attempt)
     }
 }

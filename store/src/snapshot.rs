@@ -9,26 +9,33 @@
 //!   again: packs in the cache are described by `cache-index/{pack}`, written after the pack; chunks are looked
 //!   for by name; a machine, which may not list the cache, knows its `base`.
 //!
+//! Saves that nobody can need any more are taken away while the task runs: see [`Collector`].
+//!
 //! Owners, extended attributes, set-user and set-group bits and hard links (as such) do not travel.
 
 mod beneath;
+mod collect;
+mod compact;
 mod content;
 mod index;
 mod known;
 mod manifest;
+mod objects;
 mod pack;
 mod parallel;
 mod push;
 mod restore;
 mod scan;
+mod tree;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use tpi_proto::id::TaskId;
+use tpi_proto::id::{RunId, TaskId};
 
 use crate::rules::Rules;
 
+pub use collect::{Collected, Collector};
 pub use manifest::Manifest;
 pub use push::{Plan, plan, push};
 pub use restore::{restore, verify};
@@ -47,8 +54,15 @@ const STAGING: &str = ".tpi-restore-";
 pub enum Space {
     /// `cache/`, shared by the account's tasks.
     Cache,
-    /// `tasks/{id}/packs/`.
-    Task(TaskId),
+    /// One save of a machine: a folder of its own below `tasks/{id}/packs/`, which no other push ever writes to.
+    Save {
+        /// Of which task.
+        task: TaskId,
+        /// Who saves.
+        run: RunId,
+        /// Number of the save: higher than any the run has committed.
+        save: u64,
+    },
 }
 
 /// How much is in memory at once while a folder is sent or restored.
@@ -75,7 +89,7 @@ impl Space {
     fn limits(&self) -> Limits {
         match self {
             Self::Cache => Limits::AMPLE,
-            Self::Task(_) => Limits::SPARING,
+            Self::Save { .. } => Limits::SPARING,
         }
     }
 }
@@ -220,6 +234,10 @@ pub struct RestoreReport {
     pub unchanged: u64,
     /// Local files that differed: kept, and where the restored one is.
     pub kept: Vec<(PathBuf, PathBuf)>,
+    /// Local files that differ from `base`, while the restored ones do not: there is nothing new to bring, so they are
+    /// left as they are, and nothing is put beside them.
+    #[serde(default)]
+    pub changed_here: Vec<PathBuf>,
     /// Links not made.
     pub skipped_links: Vec<PathBuf>,
 }

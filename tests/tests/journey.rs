@@ -1,5 +1,10 @@
 //! The main job, as a person does it: submit, attach, results; and the same with the laptop closed.
 
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    process::Stdio,
+};
+
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use tpi_proto::{
@@ -48,6 +53,17 @@ fn streams_are_kept_apart_and_bytes_are_kept_whole() -> Result<()> {
     ensure!(done.stdout == b"\0\xff\r no newline at all", "{}", done.description());
     done.says("to stderr after stdout was closed")?;
     Ok(())
+}
+
+#[test]
+fn the_output_of_a_task_that_ends_at_once_is_complete_each_time() -> Result<()> {
+    let rig = Rig::new()?;
+    // Whether the agent is reached before it is done, or only the store is left, is a matter of milliseconds.
+    for round in 0..15 {
+        let done = rig.run(["submit", "--name", &format!("hi-{round}"), "--", "echo", "hi"])?.success()?;
+        ensure!(done.stdout == b"hi\n", "round {round}: {}", done.description());
+    }
+    rig.wait_empty()
 }
 
 #[test]
@@ -228,6 +244,31 @@ fn destroy_while_running_saves_first() -> Result<()> {
 }
 
 #[test]
+fn attach_ends_when_another_terminal_destroys_the_task() -> Result<()> {
+    let rig = Rig::new()?;
+    let task = rig.submit("ended", "#!/bin/sh\necho ready\nwhile :; do sleep 0.05; done\n", &[])?;
+    rig.wait_running(&task)?;
+    let mut command = rig.command(["attach", "ended"]);
+    let mut attached = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut stdout = BufReader::new(attached.stdout.take().context("a pipe")?);
+    let mut line = String::new();
+    stdout.read_line(&mut line)?;
+    ensure!(line == "ready\n", "{line:?}");
+
+    rig.run(["destroy", "ended"])?.success()?;
+    let status = eventually("attach to end", || attached.try_wait().ok().flatten());
+    attached.kill()?;
+    let mut said = String::new();
+    attached.stderr.take().context("a pipe")?.read_to_string(&mut said)?;
+    let code = status.with_context(|| said.clone())?.code();
+    // The agent tells how the script ended, if there is time for that before the machine is gone.
+    let ended = code == Some(5) && said.contains("was stopped");
+    let gone = code == Some(7) && said.contains("was destroyed meanwhile");
+    ensure!(ended || gone, "{code:?}: {said}");
+    Ok(())
+}
+
+#[test]
 fn a_local_file_that_differs_is_kept() -> Result<()> {
     let rig = Rig::new()?;
     rig.file("results/answer", "mine, older\n")?;
@@ -240,6 +281,35 @@ fn a_local_file_that_differs_is_kept() -> Result<()> {
     let theirs = both.iter().any(|p| std::fs::read_to_string(p).is_ok_and(|t| t == "42\n"));
     ensure!(theirs, "both are there: {both:?} {}", pulled.description());
     ensure!(pulled.stderr.contains("answer"), "{}", pulled.description());
+    Ok(())
+}
+
+#[test]
+fn a_result_that_was_edited_since_it_came_is_kept_and_told() -> Result<()> {
+    let rig = Rig::new()?;
+    let script = "#!/bin/sh\nmkdir -p results\necho 42 > results/answer\necho 43 > results/other\n";
+    let task = rig.submit("edited", script, &["--workdir", ".", "--results", "results"])?;
+    rig.wait_finished(&task)?;
+    rig.run(["pull", "edited"])?.success()?;
+    let again = rig.run(["pull", "edited"])?.success()?.says("2 files in ., none changed")?;
+    ensure!(!again.stderr.contains("changed here"), "{}", again.description());
+
+    rig.file("results/answer", "mine, edited since\n")?;
+    let told = rig.run(["pull", "edited"])?.success()?.says("results/answer was changed here")?;
+    ensure!(!told.stderr.contains("none changed"), "{}", told.description());
+    ensure!(std::fs::read_to_string(rig.work().join("results/answer"))? == "mine, edited since\n");
+    let json = rig.run(["--output", "json", "pull", "edited"])?.success()?.json()?;
+    ensure!(json["slots"][0]["report"]["changed_here"] == serde_json::json!(["results/answer"]), "{json}");
+
+    // As the hint says.
+    told.says("delete")?;
+    std::fs::remove_file(rig.work().join("results/answer"))?;
+    rig.run(["pull", "edited"])?.success()?;
+    ensure!(std::fs::read_to_string(rig.work().join("results/answer"))? == "42\n");
+
+    rig.file("results/answer", "mine, at the end\n")?;
+    rig.run(["destroy", "edited"])?.success()?.says("results/answer was changed here")?;
+    ensure!(std::fs::read_to_string(rig.work().join("results/answer"))? == "mine, at the end\n");
     Ok(())
 }
 

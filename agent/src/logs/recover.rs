@@ -4,6 +4,7 @@
 use std::{fs, io, path::Path};
 
 use futures::TryStreamExt;
+use tpi_proto::fault::chain;
 use tpi_proto::id::{RunId, TaskId};
 use tpi_store::{
     Store,
@@ -12,7 +13,6 @@ use tpi_store::{
 };
 
 use super::cut;
-use crate::fault::chain;
 
 /// Frames in one segment, at most.
 const SEGMENT_BYTES: usize = 8 << 20;

@@ -7,6 +7,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
+use tpi_proto::fault::chain;
 use tpi_proto::id::{RunId, TaskId};
 use tpi_store::{
     Store,
@@ -15,10 +16,7 @@ use tpi_store::{
 };
 
 use super::spool::{Place, Spool};
-use crate::{
-    fault::chain,
-    supervisor::{Concern, Event},
-};
+use crate::supervisor::{Concern, Event};
 
 /// Bytes of log that make a segment worth writing at once.
 const SEGMENT_BYTES: u64 = 4 << 20;

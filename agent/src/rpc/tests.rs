@@ -28,9 +28,13 @@ use tpi_proto::{
     cert::Fingerprint,
     id::{Attempt, MachineId, RunId, SlotIndex, TaskId},
     machine::{Addresses, MACHINE_CONFIG_VERSION, Timings},
-    state::{Lease, Outcome, Phase, STATUS_VERSION},
+    state::{Outcome, Phase},
 };
-use tpi_store::{layout::TaskKeys, record::Identity};
+use tpi_store::{
+    identity::{Holder, PrivateKey},
+    layout::TaskKeys,
+    record::Identity,
+};
 
 use super::*;
 use crate::{
@@ -56,20 +60,8 @@ struct Rig {
 }
 
 fn status(generation: u64, state: SlotState) -> SlotStatus {
-    SlotStatus {
-        version: STATUS_VERSION,
-        slot: SlotIndex(0),
-        attempt: Attempt(1),
-        machine: MachineId("m".to_owned()),
-        generation,
-        state,
-        lease: Lease { renewals: 0, ttl_millis: 1000 },
-        phases: Vec::new(),
-        log_stored: 0,
-        log_complete: None,
-        saved: None,
-        warnings: Vec::new(),
-    }
+    let run = RunId { slot: SlotIndex(0), attempt: Attempt(1) };
+    SlotStatus { generation, state, ..SlotStatus::claimed(run, MachineId("m".to_owned()), 1000) }
 }
 
 fn quick() -> Limits {
@@ -228,17 +220,11 @@ impl ClientKey {
 
     /// Hours from now.
     fn valid(from: i64, until: i64) -> Self {
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).expect("parameters");
-        let at = |hours: i64| {
-            let seconds = Timestamp::now().as_second() + hours * 3600;
-            rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(u64::try_from(seconds).expect("positive"))
-        };
-        params.not_before = at(from);
-        params.not_after = at(until);
-        let cert = params.self_signed(&key).expect("a certificate");
-        let der = PrivatePkcs8KeyDer::from(key.serialize_der());
-        Self { pem: cert.pem(), der: cert.der().clone(), key: PrivateKeyDer::Pkcs8(der) }
+        let key = PrivateKey::generate().expect("a key");
+        let at = |hours| Timestamp::now() + SignedDuration::from_hours(hours);
+        let cert = key.certify(Holder::User, at(from), at(until)).expect("a certificate");
+        let der = PrivatePkcs8KeyDer::from(key.to_pkcs8());
+        Self { pem: cert.pem, der: CertificateDer::from(cert.der), key: PrivateKeyDer::Pkcs8(der) }
     }
 
     fn fingerprint(&self) -> Fingerprint {

@@ -12,9 +12,9 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tpi_proto::{
     id::RunId,
     machine::{MachineConfig, Timings},
-    state::{Phase, SlotState, SlotStatus},
+    state::{Phase, Progress, SlotState, SlotStatus},
 };
-use tpi_store::{Store, layout::TaskKeys, record::TaskRecord};
+use tpi_store::{Store, layout::TaskKeys, record::TaskRecord, snapshot::Collector};
 
 use super::{
     Concern, Event, Handle, Prepared, ProcessContext,
@@ -39,8 +39,8 @@ use crate::{
         spool::{self, Spool, Writer},
         upload::Uploader,
     },
-    preemption, release, rpc,
-    save::{Command, Saver},
+    losses, preemption, release, rpc,
+    save::{self, Command, Saver},
     slots::{Fence, Holder},
     telemetry::Sampler,
 };
@@ -258,7 +258,7 @@ impl Driver {
         let (config, store, shutdown) = (self.config.clone(), self.store.clone(), self.shutdown.clone());
         self.work(async move {
             let served = rpc::serve(handle, &config, &store, shutdown).await;
-            Event::Booted(served.map_err(|e| crate::fault::chain(&e)))
+            Event::Booted(served.map_err(|e| tpi_proto::fault::chain(&e)))
         });
     }
 
@@ -370,7 +370,10 @@ impl Driver {
                 self.feed(Input::ScriptEnded(end));
             }
             Event::Saved { generation } => {
-                self.machine.note(|status| status.saved = Some(generation));
+                self.machine.note(|status| {
+                    status.saved = Some(generation);
+                    status.progress = status.progress.max(Progress::Saved);
+                });
                 self.publish();
             }
             Event::LastSave(result) => {
@@ -420,7 +423,9 @@ impl Driver {
     fn refresh(&mut self) {
         let progress = *self.progress.borrow();
         let warnings: Vec<String> = self.remarks.iter().chain(self.concerns.values()).cloned().collect();
+        let now = self.clock.now();
         let changed = self.machine.note(|status| {
+            status.progress = losses::progress(status, now);
             status.log_stored = progress.stored;
             status.log_complete = progress.complete.then_some(progress.end);
             status.warnings = warnings;
@@ -524,14 +529,14 @@ impl Driver {
         let saver = Saver {
             store: self.store.clone(),
             task: self.config.task.clone(),
-            slot: self.run.slot,
+            run: self.run,
             work: self.paths.work(),
-            index: self.paths.run().join("hashes"),
             base: restored.manifest.clone(),
             generation: restored.generation,
             interval: Timings::of(self.config.timings.save_interval),
             fence: self.fence.clone(),
             events: self.events.clone(),
+            collector: Collector::new(self.store.clone(), &self.config.task, self.run, save::GRACE),
         };
         self.beside.spawn(saver.run(orders));
         self.saver = Some(commands);

@@ -10,6 +10,7 @@ use futures::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 use tpi_proto::{
+    fault::chain,
     id::RunId,
     machine::{MachineConfig, Timings},
     spec::TaskSpec,
@@ -27,7 +28,6 @@ use crate::{
     container::{self, Engine},
     environment::{self, Place},
     exec::{self, Job, Order},
-    fault::chain,
     logs::{
         pump::{Pump, pipes},
         spool::Writer,

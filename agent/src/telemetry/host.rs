@@ -53,7 +53,7 @@ impl Probe {
         if let Some(system) = &mut self.system {
             system.refresh_cpu_usage();
             system.refresh_memory();
-            load.cpu = (f64::from(system.global_cpu_usage()) / 100.0).clamp(0.0, 1.0);
+            load.cpu = share(system.global_cpu_usage());
             load.memory_used = system.used_memory();
             load.memory_total = system.total_memory();
         }
@@ -71,5 +71,22 @@ impl Probe {
             load.disk_used = disk.f_blocks.saturating_sub(disk.f_bfree).saturating_mul(disk.f_frsize);
         }
         load
+    }
+}
+
+/// Per cent as a share. Two looks within one tick of the kernel's clock make 0 of 0, which is not a number.
+fn share(percent: f32) -> f64 {
+    if percent.is_finite() { (f64::from(percent) / 100.0).clamp(0.0, 1.0) } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn a_share_is_a_number_between_none_and_all() {
+        for (percent, wanted) in [(0.0, 0.0), (50.0, 0.5), (101.0, 1.0), (-1.0, 0.0), (f32::NAN, 0.0)] {
+            assert!((share(percent) - wanted).abs() < f64::EPSILON, "{percent}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use rustix::process::Signal;
 use tpi_proto::{
     id::{Attempt, SlotIndex},
-    state::{Outcome, Phase, SlotState},
+    state::{Failure, Outcome, Phase, SlotState},
 };
 use tpi_store::layout::number;
 
@@ -78,6 +78,42 @@ async fn the_log_of_a_killed_agent_is_completed_by_the_next_on_its_machine() -> 
     again.ended().await?;
     let wanted: String = (1..=20_000).map(|n| format!("{n}\n")).collect();
     assert_eq!(text(&task.log(run).await?), wanted);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_that_dies_every_time_is_not_replaced_for_ever_and_its_last_words_are_kept() -> Result<()> {
+    let mut task = Task::new(script("#!/bin/sh\necho attempt $TPI_ATTEMPT\nsleep 1000\n")).await?;
+    task.lease_ttl = 3_600_000;
+    let mut config = task.config("m1");
+    // Nothing is brought to the store before the agent is killed.
+    config.timings.log_flush = 3_600_000;
+    let spooled = format!("{}.log", number(0));
+    let mut last = None;
+    for attempt in 1..=3 {
+        let mut agent = task.start_with(&config, &[])?;
+        let run = task
+            .status(SlotIndex(0), |s| {
+                s.attempt == Attempt(attempt) && s.state == SlotState::Active { phase: Phase::Run }
+            })
+            .await?
+            .run();
+        let spool = agent.root.join("spool").join(run.to_string()).join(&spooled);
+        until("the script printed", || std::fs::read(&spool).is_ok_and(|b| b.ends_with(b"\n"))).await?;
+        agent.signal(Signal::KILL)?;
+        agent.ended().await?;
+        last = Some(run);
+    }
+    let mut fourth = task.start("m1")?;
+    assert_eq!(fourth.ended().await?.code(), Some(0), "{}", fourth.log());
+    assert!(fourth.marked().is_empty());
+    let status = task.finished(SlotIndex(0)).await?;
+    let Outcome::Failed { phase: Phase::Run, failure: Failure::AgentLost, message } = outcome(&status) else {
+        panic!("{status:?}");
+    };
+    assert_eq!(message, "3 in a row were gone without a word before anything new was saved");
+    assert_eq!(Some(status.run()), last);
+    assert_eq!(text(&task.log(status.run()).await?), "attempt 3\n");
     Ok(())
 }
 

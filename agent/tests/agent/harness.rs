@@ -33,6 +33,9 @@ use url::Url;
 /// Far longer than anything takes, also on a machine that does other things.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// Names the container engine for the tests: `unix:///…`.
+pub(crate) const ENGINE: &str = "TPI_TEST_DOCKER_HOST";
+
 /// A task in a store of its own.
 pub(crate) struct Task {
     pub(crate) dir: TempDir,
@@ -156,11 +159,13 @@ impl Task {
         let path = config.root.join("machine.json");
         std::fs::write(&path, serde_json::to_vec(config)?)?;
         let log = config.root.join("agent.log");
+        let engine = std::env::var_os(ENGINE).map(|host| ("DOCKER_HOST", host));
         let child = Command::new(env!("CARGO_BIN_EXE_tpi-agent"))
             .arg("run")
             .arg("--config")
             .arg(path)
             .env("TPI_MACHINE_ID", &config.machine.0)
+            .envs(engine)
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stderr(std::fs::File::create(&log)?)

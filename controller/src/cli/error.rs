@@ -5,6 +5,7 @@ use std::{error::Error, fmt::Write as _, io};
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
+use tpi_proto::fault;
 
 use super::{exit::Exit, ui::Envelope};
 
@@ -43,19 +44,7 @@ impl Problem {
     /// From an error and its sources.
     #[must_use]
     pub fn of(error: &dyn Error) -> Self {
-        let message = error.to_string();
-        let mut causes: Vec<String> = Vec::new();
-        let mut source = error.source();
-        while let Some(error) = source {
-            let text = error.to_string();
-            // Some libraries print their source as well: said once is enough.
-            let said = causes.last().unwrap_or(&message).ends_with(&text);
-            if !said && !text.is_empty() {
-                causes.push(text);
-            }
-            source = error.source();
-        }
-        Self { message, causes, hint: None }
+        Self { message: error.to_string(), causes: fault::causes(error), hint: None }
     }
 
     /// From a text.
@@ -76,6 +65,12 @@ impl Problem {
         self.hint = Some(hint.into());
         self
     }
+}
+
+/// A text in which commands in backquotes call the program as it was called this time.
+#[must_use]
+pub fn as_called(text: &str, program: &str, called: &str) -> String {
+    text.replace(&format!("`{program} "), &format!("`{called} "))
 }
 
 impl CliError {
@@ -145,10 +140,9 @@ impl CliError {
         if let Self::Report(report) = &mut self
             && program != called
         {
-            let (from, to) = (format!("`{program} "), format!("`{called} "));
             let problems = report.errors.iter_mut().filter_map(|problem| problem.hint.as_mut());
             for hint in report.hints.iter_mut().chain(problems) {
-                *hint = hint.replace(&from, &to);
+                *hint = as_called(hint, program, called);
             }
         }
         self

@@ -14,7 +14,15 @@ use tpi_proto::{
 };
 use tpi_store::{record::Intent, telemetry::Sample};
 
-use super::{Context, PROGRAM, error::CliError, exit::Exit, human, ui::Envelope, words};
+use super::{
+    Context, PROGRAM,
+    error::CliError,
+    exit::Exit,
+    human, slots_of,
+    ui::Envelope,
+    value::{self, Since},
+    words,
+};
 use crate::{
     engine::{ErrorKind, Located},
     link::{self, Event, FollowOptions, Start},
@@ -31,6 +39,27 @@ const REDRAW: Duration = Duration::from_millis(250);
 
 /// Silence after which the task as a whole is asked after, where no agent would tell its end.
 const ASK_AFTER: Duration = Duration::from_secs(10);
+
+/// What `attach` and `logs` let one choose.
+#[derive(Debug, clap::Args)]
+pub(super) struct Choice {
+    /// Name or identifier
+    pub(super) task: String,
+    /// Only this slot, counted from 0 (can be repeated)
+    #[arg(long, value_name = "N")]
+    slot: Vec<u32>,
+    /// Begin with what was printed then: a duration ago (10m) or a time (RFC 3339)
+    #[arg(long, value_name = "WHEN", value_parser = value::since)]
+    since: Option<Since>,
+}
+
+impl Choice {
+    /// For the task that it names.
+    pub(super) fn of(self, task: &Located, follow: bool, pass_code: bool) -> Result<Wanted, CliError> {
+        let start = self.since.map_or(Start::Beginning, |since| Start::Since(since.moment(Timestamp::now())));
+        Ok(Wanted { slots: slots_of(task, &self.slot)?, start, follow, pass_code })
+    }
+}
 
 /// What to show.
 #[derive(Debug, Clone)]
@@ -62,9 +91,7 @@ pub(super) async fn to_the_end(context: &Context, task: &Located, wanted: Wanted
     let shown = show(context, task, &wanted).await.map_err(|error| goes_on(error, &task.id))?;
     let (statuses, result) = match shown {
         End::Detached => return detached(context, &task.id),
-        End::Gone => {
-            return Err(CliError::text(Exit::NotFound, format!("task {task} was destroyed meanwhile")));
-        }
+        End::Gone => return Err(gone(task)),
         End::Ended(result) => (BTreeMap::new(), result),
         End::Shown(statuses) => match verdict(&wanted.slots, &statuses) {
             Some(result) => (statuses, result),
@@ -106,6 +133,9 @@ pub(super) async fn to_the_end(context: &Context, task: &Located, wanted: Wanted
     } else {
         context.ui.warning(&text);
     }
+    if let Some(advice) = words::advice(&result) {
+        context.ui.hint(advice);
+    }
     if let Some(timings) = statuses.values().next().filter(|_| wanted.slots.len() == 1).and_then(timings) {
         context.ui.status(&timings);
     }
@@ -117,8 +147,13 @@ pub(super) async fn logs(context: &Context, task: &Located, wanted: Wanted) -> R
     match show(context, task, &wanted).await.map_err(|error| goes_on(error, &task.id))? {
         End::Shown(_) | End::Ended(_) => Ok(Exit::Success),
         End::Detached => Ok(Exit::Detached),
-        End::Gone => Err(CliError::text(Exit::NotFound, format!("task {task} was destroyed meanwhile"))),
+        End::Gone => Err(gone(task)),
     }
+}
+
+fn gone(task: &Located) -> CliError {
+    CliError::text(Exit::NotFound, format!("task {task} was destroyed meanwhile"))
+        .hint(format!("its logs are gone with it; the tasks there are: `{PROGRAM} list`"))
 }
 
 /// What Ctrl-C leads to.
@@ -448,27 +483,15 @@ fn timings(status: &SlotStatus) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use tpi_proto::{
-        id::MachineId,
-        state::{Lease, Phase, STATUS_VERSION},
+        id::{MachineId, RunId},
+        state::Phase,
     };
 
     use super::*;
 
     pub(super) fn status(slot: u32, state: SlotState) -> SlotStatus {
-        SlotStatus {
-            version: STATUS_VERSION,
-            slot: SlotIndex(slot),
-            attempt: Attempt(1),
-            machine: MachineId("m-1".to_owned()),
-            generation: 1,
-            state,
-            lease: Lease { renewals: 0, ttl_millis: 1000 },
-            phases: Vec::new(),
-            log_stored: 0,
-            log_complete: None,
-            saved: None,
-            warnings: Vec::new(),
-        }
+        let run = RunId { slot: SlotIndex(slot), attempt: Attempt(1) };
+        SlotStatus { state, ..SlotStatus::claimed(run, MachineId("m-1".to_owned()), 1000) }
     }
 
     fn finished(outcome: Outcome) -> SlotState {

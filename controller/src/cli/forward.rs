@@ -22,7 +22,7 @@ use crate::link::forward::Listener;
 pub(super) struct Args {
     /// Name or identifier
     task: String,
-    /// Port here and port there; LOCAL 0 chooses a free one
+    /// Port here and port there; LOCAL 0 chooses a free one, HOST is an IP address as the machine sees it
     #[arg(value_name = "LOCAL:[HOST:]REMOTE", value_parser = value::forwarding)]
     ports: Forwarding,
     /// Which slot, counted from 0 [default: the first one at work]

@@ -33,6 +33,9 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError>
     for warning in &report.warnings {
         ui.warning(warning);
     }
+    for hint in &report.hints {
+        ui.hint(&context.as_called(hint));
+    }
     Ok(if report.warnings.is_empty() { Exit::Success } else { Exit::Unreachable })
 }
 

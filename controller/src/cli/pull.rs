@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use super::{Context, error::CliError, exit::Exit, human, progress::Shown, ui::Envelope};
 use crate::engine::{Located, PullOptions, PullReport};
 
+/// Names told of files that were changed here only; people edit what they have sent.
+const CHANGED_SHOWN: usize = 5;
+
 /// Bring the newest saved results home
 ///
 /// Works while the script runs and after it has ended. A local file that was changed is never
-/// replaced: both are kept, and the command ends with code 8.
+/// replaced. Where the task has a newer one, both are kept, and the command ends with code 8.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Name or identifier
@@ -35,7 +38,13 @@ pub(super) async fn bring(context: &Context, task: &Located, to: Option<PathBuf>
             if ui.is_json() {
                 ui.json(&Envelope::report("pull", &report))?;
             }
-            Ok(tell(context, &report))
+            let exit = tell(context, &report);
+            if report.slots.iter().any(|slot| !slot.report.changed_here.is_empty()) {
+                ui.hint(&format!(
+                    "to have a file as it was saved: delete or rename the one here, then {again}"
+                ));
+            }
+            Ok(exit)
         }
         Ok(None) => {
             Ok(context.detached("cut off: not all results are home", &[format!("to finish: {again}")]))
@@ -58,8 +67,10 @@ pub(super) fn tell(context: &Context, report: &PullReport) -> Exit {
         let to = shortest(&slot.to);
         let same = human::count(done.unchanged, "file");
         ui.status(&match (done.written, done.unchanged) {
-            (0, 0) => format!("results{of}: no files"),
-            (0, _) => format!("results{of}: {same} in {to}, none changed"),
+            (0, 0) if done.changed_here.is_empty() => format!("results{of}: no files"),
+            (0, 0) => format!("results{of}: nothing new"),
+            (0, _) if done.changed_here.is_empty() => format!("results{of}: {same} in {to}, none changed"),
+            (0, _) => format!("results{of}: nothing new; {same} in {to} as saved"),
             (written, unchanged) => {
                 let files = human::count(written, "file");
                 let bytes = human::bytes(done.bytes);
@@ -70,12 +81,23 @@ pub(super) fn tell(context: &Context, report: &PullReport) -> Exit {
         for (kept, beside) in &done.kept {
             ui.warning(&format!(
                 "{} was changed here and is kept; the result is {}",
-                shortest(kept),
-                shortest(beside)
+                shortest(&slot.to.join(kept)),
+                shortest(&slot.to.join(beside))
             ));
         }
+        let changed = done.changed_here.iter().map(|path| shortest(&slot.to.join(path)));
+        for path in changed.clone().take(CHANGED_SHOWN) {
+            ui.warning(&format!("{path} was changed here and is kept; the task has nothing newer"));
+        }
+        if let more @ 1.. = changed.len().saturating_sub(CHANGED_SHOWN) {
+            let more = human::count(u64::try_from(more).unwrap_or(u64::MAX), "more file");
+            ui.warning(&format!("{more} in {to}: changed here and kept; the task has nothing newer"));
+        }
         for link in &done.skipped_links {
-            ui.warning(&format!("the link {} points outside and was not made", shortest(link)));
+            ui.warning(&format!(
+                "the link {} points outside and was not made",
+                shortest(&slot.to.join(link))
+            ));
         }
     }
     for warning in &report.warnings {

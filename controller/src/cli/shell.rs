@@ -39,7 +39,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError>
     };
     let connection = connection.0;
     // A command without a terminal on our side gets none there: its bytes pass unchanged.
-    let terminal =
+    let mut terminal =
         RawTerminal::enter().map_err(|error| CliError::internal("setting the terminal up", &error))?;
     let request = ShellRequest {
         command: args.command,
@@ -56,7 +56,11 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError>
     let (stdin, stdout, stderr) = (tokio::io::stdin(), tokio::io::stdout(), tokio::io::stderr());
     let work = link::shell::shell(&connection, request, stdin, stdout, stderr, resizes);
     let ended = interrupt.guard(work).await;
-    drop(terminal);
+    let broken = !matches!(ended, Some(Ok(_)));
+    if terminal.take().is_some() && broken {
+        // The cursor is wherever the shell there left it.
+        context.ui.data(b"\n")?;
+    }
     match ended {
         None => Ok(Exit::Detached),
         Some(ended) => Ok(match ended? {

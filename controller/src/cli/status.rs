@@ -41,14 +41,17 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError>
         ui.data(text(ui, &report, Timestamp::now()).as_bytes())?;
     }
     for warning in &report.warnings {
-        ui.warning(warning);
+        ui.warning(&context.as_called(warning));
     }
     if unwanted(&report) {
         return Err(CliError::text(Exit::Leftovers, format!("machines of task {} may be left", report.id))
             .hint(format!("this removes them: `{PROGRAM} destroy {}`", report.id)));
     }
     match &report.state {
-        TaskState::Finished { .. } => {
+        TaskState::Finished { outcome } => {
+            if let Some(advice) = words::advice(outcome) {
+                ui.hint(advice);
+            }
             ui.hint(&format!(
                 "logs and results stay in the store until {}",
                 context.command(&format!("destroy {}", report.id))

@@ -207,52 +207,43 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError>
     }
 }
 
+/// Flags as the specification takes them. A flag that is not passed on here is an unread field, which does not
+/// compile without a warning; a field of the request without a flag does not compile at all.
 fn request(args: Args) -> Result<Request, CliError> {
-    let Args { command, name, script, files, machine, detach: _, exit_with_task_code: _, no_pull: _ } = args;
-    let ScriptArgs { file, environment, container, timeout, grace } = script;
-    let MachineArgs {
-        cloud,
-        region,
-        machine,
-        image,
-        disk_size,
-        spot,
-        parallelism,
-        permission_set,
-        tags,
-        ingress,
-    } = machine;
-    let FileArgs { workdir, results, exclude, gitignore, storage } = files;
-    let script = match file {
+    let Args { script, machine, files, .. } = args;
+    // `none` is how a person says it, `closed` how the specification does.
+    let ingress = |from: String| if from == "none" { "closed".to_owned() } else { from };
+    Ok(Request {
+        name: args.name,
+        script: source(script.file, args.command)?,
+        environment: script.environment,
+        container: script.container,
+        timeout: script.timeout,
+        grace: script.grace,
+        cloud: machine.cloud,
+        region: machine.region,
+        machine: machine.machine,
+        image: machine.image,
+        disk_size: machine.disk_size,
+        spot: machine.spot,
+        parallelism: machine.parallelism,
+        permission_set: machine.permission_set,
+        tags: machine.tags,
+        ingress: machine.ingress.into_iter().map(ingress).collect(),
+        workdir: files.workdir,
+        output: files.results,
+        exclude: files.exclude,
+        gitignore: files.gitignore,
+        storage_container: files.storage,
+    })
+}
+
+fn source(file: Option<PathBuf>, command: Vec<OsString>) -> Result<Option<ScriptSource>, CliError> {
+    Ok(match file {
         Some(path) if path.as_os_str() == "-" => Some(ScriptSource::Text(from_stdin()?)),
         Some(path) => Some(ScriptSource::File(path)),
         None if command.is_empty() => None,
         None => Some(ScriptSource::Command(command)),
-    };
-    // `none` is how a person says it, `closed` how the specification does.
-    let ingress = ingress.into_iter().map(|from| if from == "none" { "closed".to_owned() } else { from });
-    Ok(Request {
-        name,
-        cloud,
-        region,
-        machine,
-        image,
-        disk_size,
-        spot,
-        parallelism,
-        permission_set,
-        tags,
-        environment,
-        timeout,
-        grace,
-        script,
-        workdir,
-        output: results,
-        exclude,
-        gitignore,
-        container,
-        ingress: ingress.collect(),
-        storage_container: storage,
     })
 }
 

@@ -4,48 +4,19 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// Seconds (`90`), or a number with a unit: `90s`, `15m`, `24h`, `2d`; several may follow each other: `1h30m`.
-///
-/// # Errors
-/// A text that says what is wrong, for the command line.
-pub fn seconds(text: &str) -> Result<u64, String> {
-    let wrong = || "expected seconds (90) or a duration such as 90s, 15m, 24h, 2d, 1h30m".to_owned();
-    if text.is_empty() {
-        return Err(wrong());
-    }
-    if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return text.parse().map_err(|_| "so many seconds cannot be counted".to_owned());
-    }
-    let mut total = 0u64;
-    let mut number = String::new();
-    for c in text.chars() {
-        if c.is_ascii_digit() {
-            number.push(c);
-            continue;
-        }
-        let unit = match c {
-            's' => 1,
-            'm' => 60,
-            'h' => 3600,
-            'd' => 86_400,
-            _ => return Err(wrong()),
-        };
-        let value: u64 = number.parse().map_err(|_| wrong())?;
-        number.clear();
-        total = value
-            .checked_mul(unit)
-            .and_then(|seconds| total.checked_add(seconds))
-            .ok_or_else(|| "so long a time cannot be counted".to_owned())?;
-    }
-    if number.is_empty() { Ok(total) } else { Err(wrong()) }
-}
+use crate::spec::duration::{DurationError, seconds};
 
-/// [`seconds`] as a duration.
+/// Seconds (`90`), or numbers with units (`1h30m`).
 ///
 /// # Errors
-/// As there.
+/// A text that says what is accepted, for the command line.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    seconds(text).map(Duration::from_secs)
+    seconds(text).map(Duration::from_secs).map_err(|error| match error {
+        DurationError::Negative | DurationError::NotADuration => {
+            "expected seconds (90) or a duration such as 90s, 15m, 24h, 2d, 1h30m".to_owned()
+        }
+        DurationError::TooLarge => "so long a time cannot be counted".to_owned(),
+    })
 }
 
 /// A moment: RFC 3339 (`2026-11-23T20:00:00Z`), or how long ago (`10m`).
@@ -95,7 +66,8 @@ pub struct Forwarding {
     pub port: u16,
 }
 
-/// `LOCAL:REMOTE` or `LOCAL:HOST:REMOTE`, or `PORT` for the same on both sides.
+/// `LOCAL:REMOTE` or `LOCAL:HOST:REMOTE`, or `PORT` for the same on both sides. HOST is an address: an agent is a static
+/// program and resolves no names, which is better told here than at the first connection.
 ///
 /// # Errors
 /// A text that says what is accepted.
@@ -112,6 +84,11 @@ pub fn forwarding(text: &str) -> Result<Forwarding, String> {
         None => Ok(Forwarding { local, host: None, port: remote(rest)? }),
         Some((host, port)) if !host.is_empty() => {
             let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+            if host != "localhost" && host.parse::<std::net::IpAddr>().is_err() {
+                return Err(format!(
+                    "the machine resolves no names but localhost: give the address of {host:?} as an IP"
+                ));
+            }
             Ok(Forwarding { local, host: Some(host.to_owned()), port: remote(port)? })
         }
         Some(_) => Err(wrong()),
@@ -121,18 +98,6 @@ pub fn forwarding(text: &str) -> Result<Forwarding, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_have_units_or_are_seconds() {
-        assert_eq!(seconds("90"), Ok(90));
-        assert_eq!(seconds("0"), Ok(0));
-        assert_eq!(seconds("15m"), Ok(900));
-        assert_eq!(seconds("1h30m"), Ok(5400));
-        assert_eq!(seconds("2d"), Ok(172_800));
-        for wrong in ["", "m", "-1", "1.5h", "1h30", "5 m", "99999999999999999999", "999999999999999999d"] {
-            assert!(seconds(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn since_is_a_duration_or_a_time() {
@@ -150,7 +115,9 @@ mod tests {
         let of = |local, host: Option<&str>, port| Forwarding { local, host: host.map(Into::into), port };
         assert_eq!(forwarding("6006"), Ok(of(6006, None, 6006)));
         assert_eq!(forwarding("0:6006"), Ok(of(0, None, 6006)));
-        assert_eq!(forwarding("8080:db:5432"), Ok(of(8080, Some("db"), 5432)));
+        assert_eq!(forwarding("8080:10.0.0.5:5432"), Ok(of(8080, Some("10.0.0.5"), 5432)));
+        assert_eq!(forwarding("8080:localhost:80"), Ok(of(8080, Some("localhost"), 80)));
+        assert!(forwarding("8080:db:5432").is_err_and(|text| text.contains("\"db\" as an IP")));
         assert_eq!(forwarding("8080:[::1]:80"), Ok(of(8080, Some("::1"), 80)));
         for wrong in ["", "x", "1:", ":1", "1::2", "70000:1", "1:0", "0"] {
             assert!(forwarding(wrong).is_err(), "{wrong}");
@@ -160,7 +127,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_text_panics(text: String) {
-            drop((seconds(&text), since(&text), forwarding(&text)));
+            drop((duration(&text), since(&text), forwarding(&text)));
         }
     }
 }

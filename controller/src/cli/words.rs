@@ -53,6 +53,19 @@ pub(super) fn task_outcome(result: &TaskOutcome) -> String {
     }
 }
 
+/// What may help, where that can be told from how a task ended.
+#[must_use]
+pub(super) fn advice(result: &TaskOutcome) -> Option<&'static str> {
+    let TaskOutcome::Failed { outcome: Outcome::Failed { failure, .. }, .. } = result else { return None };
+    match failure {
+        Failure::AgentLost => Some(
+            "a script that uses up the machine's memory, or an image that does not work, ends every machine: try a \
+             larger --machine or another --image; the log ends where each machine was lost",
+        ),
+        Failure::Restore | Failure::Start | Failure::Save | Failure::Prepare | Failure::Store => None,
+    }
+}
+
 /// A word or two for tables.
 #[must_use]
 pub(super) fn task_state(state: &TaskState) -> &'static str {

@@ -157,6 +157,8 @@ impl Local {
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)
+            // Ctrl-C at the terminal is for this program, not for the group, from its very first moment.
+            .process_group(0)
             .kill_on_drop(false)
             .spawn()
             .map_err(|e| failed(format!("starting {program:?}"), Leftovers::None, e))?;

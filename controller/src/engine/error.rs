@@ -147,7 +147,10 @@ fn of_store(kind: StoreErrorKind) -> (ErrorKind, Option<&'static str>) {
         }
         StoreErrorKind::NoSpace => (ErrorKind::User, Some("make room on the disk")),
         StoreErrorKind::Unsupported => (ErrorKind::User, Some("check the URL of the store")),
-        StoreErrorKind::Corrupt => (ErrorKind::Unverified, None),
+        StoreErrorKind::Corrupt => (
+            ErrorKind::Unverified,
+            Some("the object is damaged, or was written by a newer version of tpi-controller"),
+        ),
         StoreErrorKind::NotFound | StoreErrorKind::AlreadyExists | StoreErrorKind::Conflict => {
             (ErrorKind::Internal, None)
         }

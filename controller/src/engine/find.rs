@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::StreamExt as _;
 use tpi_proto::{
+    fault::chain,
     id::{TaskId, normalize},
     spec::CloudName,
 };
@@ -143,7 +144,9 @@ async fn stored(store: &Store) -> Result<Vec<TaskId>, EngineError> {
 
 async fn listed(engine: &Engine, cloud: CloudName) -> Result<Vec<TaskId>, EngineError> {
     engine.cloud(cloud)?.list().await.map_err(|error| {
-        EngineError::new(ErrorKind::Unreachable, format!("listing the tasks in {cloud}")).because(error)
+        EngineError::new(ErrorKind::Unreachable, format!("listing the tasks in {cloud}"))
+            .because(error)
+            .hint("run the same command again in a while")
     })
 }
 
@@ -195,10 +198,15 @@ pub(super) async fn status(engine: &Engine, task: &Located) -> Result<StatusRepo
 }
 
 pub(super) async fn list(engine: &Engine) -> Result<ListReport, EngineError> {
-    let mut warnings = Vec::new();
+    let (mut warnings, mut hints) = (Vec::new(), Vec::new());
     let mut warn = |error: &EngineError| {
-        let cause = error.source.as_ref().map(|c| format!(": {c}")).unwrap_or_default();
-        warnings.push(format!("{error}{cause}"));
+        warnings.push(chain(error));
+        for hint in &error.hints {
+            // Many tasks may not be readable for one reason.
+            if !hints.contains(hint) {
+                hints.push(hint.clone());
+            }
+        }
     };
     let known = engine.settings().home.known().map_err(EngineError::home)?;
     let mut ids: BTreeSet<TaskId> = known.iter().map(|k| k.id.clone()).collect();
@@ -231,11 +239,9 @@ pub(super) async fn list(engine: &Engine) -> Result<ListReport, EngineError> {
             if state == TaskState::Destroyed {
                 return Err(EngineError::new(
                     ErrorKind::NotFound,
-                    format!(
-                        "{id} has objects in {} and no record: `tpi-controller destroy --discard {id}` deletes them",
-                        located.store.url()
-                    ),
-                ));
+                    format!("{id} has objects in {} and no record", located.store.url()),
+                )
+                .hint(format!("to delete them: `tpi-controller destroy --discard {id}`")));
             }
             let record = facts.record.as_ref();
             Ok(Some(ListEntry {
@@ -252,10 +258,13 @@ pub(super) async fn list(engine: &Engine) -> Result<ListReport, EngineError> {
         match entry.await {
             Ok(Some(entry)) => tasks.push(entry),
             Ok(None) => {}
+            Err(error) if error.hints.is_empty() => {
+                warn(&error.hint(format!("to look at it alone: `tpi-controller status {id}`")));
+            }
             Err(error) => warn(&error),
         }
     }
     // Newest first; without a record (`None` is the smallest) last.
     tasks.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
-    Ok(ListReport { version: REPORT_VERSION, tasks, warnings })
+    Ok(ListReport { version: REPORT_VERSION, tasks, warnings, hints })
 }

@@ -18,6 +18,7 @@ use tpi_proto::{
 use tpi_store::{
     Store,
     layout::TaskKeys,
+    private::write_private,
     record::TaskRecord,
     snapshot::{self, Existing, Manifest, OutsideLinks, RestoreOptions},
 };
@@ -26,7 +27,7 @@ use super::{
     Engine, EngineError, ErrorKind, Located, Observer, Progress, PullOptions, PullReport, PulledSlot,
     REPORT_VERSION, Step, Transfer, facts, progress::Relay, submit::rules,
 };
-use crate::home::{Home, write_private};
+use crate::home::Home;
 
 pub(super) async fn pull(
     engine: &Engine,
@@ -56,11 +57,7 @@ async fn newest(
         .await
         .map_err(EngineError::store(listing()))?;
     let Some(key) = newest else { return Ok(None) };
-    let generation = key
-        .rsplit('/')
-        .next()
-        .and_then(|name| name.strip_suffix(".json"))
-        .and_then(|number| number.parse::<u64>().ok())
+    let generation = TaskKeys::generation(&key)
         .ok_or_else(|| EngineError::new(ErrorKind::Unverified, format!("{key} is not a saved generation")))?;
     let bytes = store.get(&key).await.map_err(EngineError::store(format!("reading {key}")))?;
     let manifest = Manifest::from_bytes(&bytes).map_err(EngineError::snapshot(format!("reading {key}")))?;

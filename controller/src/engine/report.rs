@@ -140,6 +140,9 @@ pub struct ListReport {
     /// What could not be asked, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// What to do about the warnings, each said once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hints: Vec<String>,
 }
 
 /// One task of a list.

@@ -4,11 +4,13 @@
 //! does the same, or this one run again, finishes what is missing and repeats nothing that matters.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
 };
 
 use jiff::Timestamp;
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tpi_proto::spec::{StorageSpec, TaskSpec};
 use tpi_store::{
@@ -422,7 +424,10 @@ impl Submission<'_> {
     }
 
     async fn differences(&self, record: &TaskRecord) -> Result<Vec<String>, EngineError> {
-        let mut fields = differing_fields(&record.spec, &self.checked.spec);
+        let mut fields = differing_fields(&record.spec, &self.checked.spec).map_err(|error| {
+            EngineError::new(ErrorKind::Internal, format!("comparing two requests for {}", self.checked.id))
+                .because(error)
+        })?;
         let stored = self
             .store
             .get_json::<Environment>(&self.keys().environment())
@@ -462,54 +467,25 @@ fn same_name(one: &str, other: &str) -> bool {
     one == other || words(one) == words(other) || other.parse::<tpi_proto::id::TaskId>().is_ok()
 }
 
-/// Names of the fields in which two requests differ.
-fn differing_fields(one: &TaskSpec, other: &TaskSpec) -> Vec<String> {
-    let TaskSpec {
-        name: _,
-        cloud,
-        region,
-        machine,
-        image,
-        disk_size,
-        spot,
-        parallelism,
-        permission_set,
-        tags,
-        environment,
-        timeout_seconds,
-        grace_seconds,
-        script,
-        container,
-        ingress,
-        storage,
-    } = one;
-    let StorageSpec { workdir, output, exclude, gitignore, container: storage_container } = storage;
-    [
-        ("cloud", *cloud != other.cloud),
-        ("region", *region != other.region),
-        ("machine", *machine != other.machine),
-        ("image", *image != other.image),
-        ("disk_size", *disk_size != other.disk_size),
-        ("spot", *spot != other.spot),
-        ("parallelism", *parallelism != other.parallelism),
-        ("permission_set", *permission_set != other.permission_set),
-        ("tags", *tags != other.tags),
-        ("environment", *environment != other.environment),
-        ("timeout", *timeout_seconds != other.timeout_seconds),
-        ("grace", *grace_seconds != other.grace_seconds),
-        ("script", *script != other.script),
-        ("container", *container != other.container),
-        ("ingress", *ingress != other.ingress),
-        ("workdir", *workdir != other.storage.workdir),
-        ("output", *output != other.storage.output),
-        ("exclude", *exclude != other.storage.exclude),
-        ("gitignore", *gitignore != other.storage.gitignore),
-        ("storage_container", *storage_container != other.storage.container),
-    ]
-    .into_iter()
-    .filter(|(_, differs)| *differs)
-    .map(|(name, _)| name.to_owned())
-    .collect()
+/// Names of the fields in which two requests differ, in alphabetical order, as [`spec::Field`](crate::spec::Field)
+/// writes them. What the record keeps is compared, so no field can be forgotten here.
+fn differing_fields(one: &TaskSpec, other: &TaskSpec) -> Result<Vec<String>, serde_json::Error> {
+    let fields = |spec: &TaskSpec| -> Result<BTreeMap<String, Value>, serde_json::Error> {
+        let TaskSpec { storage, .. } = spec;
+        let (whole, storage) = (serde_json::to_value(spec)?, serde_json::to_value(storage)?);
+        let outer = whole.as_object().into_iter().flatten().map(|(name, value)| {
+            // Users give durations; how they are counted is the record's affair.
+            (name.strip_suffix("_seconds").unwrap_or(name).to_owned(), value.clone())
+        });
+        let inner = storage.as_object().into_iter().flatten().map(|(name, value)| {
+            let name = if name == "container" { "storage_container" } else { name };
+            (name.to_owned(), value.clone())
+        });
+        Ok(outer.filter(|(name, _)| name != "storage" && name != "name").chain(inner).collect())
+    };
+    let (one, other) = (fields(one)?, fields(other)?);
+    let names: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+    Ok(names.into_iter().filter(|name| one.get(*name) != other.get(*name)).cloned().collect())
 }
 
 /// As given, else `$TPI_AGENT`, else `tpi-agent` beside this program.
@@ -549,6 +525,29 @@ fn hash(path: &Path) -> io::Result<(String, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_differ_by_the_names_that_users_know() {
+        let spec: TaskSpec = serde_json::from_value(serde_json::json!({
+            "name": "x", "cloud": "local", "region": "us-west", "machine": "m", "image": "ubuntu",
+            "spot": {"kind": "on_demand"}, "parallelism": 1, "timeout_seconds": 3600, "grace_seconds": 5,
+            "script": "#!/bin/sh\n", "storage": {}
+        }))
+        .expect("a specification");
+        let storage =
+            StorageSpec { container: Some("b".to_owned()), gitignore: true, ..spec.storage.clone() };
+        let other = TaskSpec {
+            name: "X".to_owned(),
+            timeout_seconds: 1,
+            grace_seconds: 1,
+            container: Some("c".to_owned()),
+            storage,
+            ..spec.clone()
+        };
+        let differs = differing_fields(&spec, &other).expect("compares");
+        assert_eq!(differs, ["container", "gitignore", "grace", "storage_container", "timeout"]);
+        assert_eq!(differing_fields(&spec, &spec).expect("compares"), Vec::<String>::new());
+    }
 
     #[test]
     fn names_that_only_look_different_are_the_same() {

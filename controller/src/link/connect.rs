@@ -116,6 +116,23 @@ fn list(tried: &[(String, String)]) -> String {
     format!(" ({})", each.join("; "))
 }
 
+/// Why a shell or a forwarded stream ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// The call: the machine could not do it, or the connection broke.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The local side.
+    #[error("{operation}")]
+    Local {
+        /// What was being done.
+        operation: &'static str,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
 /// Why a call on a connection failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
@@ -147,11 +164,17 @@ impl CallError {
     }
 }
 
-/// The innermost cause: the outer ones only say that something of the transport failed.
+/// The innermost cause: the outer ones only say that something of the transport failed. What TLS says of a machine that
+/// is suddenly gone is for developers.
 fn cause_of(status: &Status) -> String {
     let mut text = status.message().to_owned();
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
+        let closed =
+            error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::UnexpectedEof);
+        if closed {
+            return "it was closed without a word".to_owned();
+        }
         text = error.to_string();
         cause = error.source();
     }

@@ -19,7 +19,7 @@ use tpi_proto::{
 use tpi_store::Store;
 
 use super::{
-    connect::{CallError, ConnectError, Connection, connect},
+    connect::{CallError, ConnectError, Connection, StreamError, connect},
     identity::UserIdentity,
 };
 
@@ -27,34 +27,17 @@ const CHUNK: usize = 64 * 1024;
 /// Messages on their way to the agent.
 const IN_FLIGHT: usize = 8;
 
-/// Why one stream ended early.
-#[derive(Debug, thiserror::Error)]
-pub enum ForwardError {
-    /// The call: nothing listens there, or the connection broke.
-    #[error(transparent)]
-    Call(#[from] CallError),
-    /// The local side.
-    #[error("{operation}")]
-    Local {
-        /// What was being done.
-        operation: &'static str,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-}
-
 /// Carries one stream to `host:port` as seen from the machine (empty host: 127.0.0.1), both ways, each closed on its
 /// own.
 ///
 /// # Errors
-/// See [`ForwardError`].
+/// See [`StreamError`].
 pub async fn forward(
     connection: &Connection,
     host: &str,
     port: u16,
     local: impl AsyncRead + AsyncWrite + Send,
-) -> Result<(), ForwardError> {
+) -> Result<(), StreamError> {
     let (requests, outgoing) = mpsc::channel(IN_FLIGHT);
     let open = wire::ForwardOpen { host: host.to_owned(), port: port.into() };
     // The receiver is alive: it is the call's own, below.
@@ -88,7 +71,7 @@ fn message(message: forward_request::Message) -> wire::ForwardRequest {
 async fn upwards(
     mut read: impl AsyncRead + Unpin,
     requests: mpsc::Sender<wire::ForwardRequest>,
-) -> Result<(), ForwardError> {
+) -> Result<(), StreamError> {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(CHUNK);
@@ -96,7 +79,7 @@ async fn upwards(
             count = read.read_buf(&mut buffer) => match count {
                 Ok(0) => forward_request::Message::HalfClose(true),
                 Ok(_) => forward_request::Message::Data(Bytes::from(buffer.split())),
-                Err(source) => return Err(ForwardError::Local { operation: "reading the local stream", source }),
+                Err(source) => return Err(StreamError::Local { operation: "reading the local stream", source }),
             },
             // The call is over; the other direction says how.
             () = requests.closed() => return Ok(()),
@@ -111,8 +94,8 @@ async fn upwards(
 async fn downwards(
     mut answers: Streaming<ForwardResponse>,
     mut write: impl AsyncWrite + Unpin,
-) -> Result<(), ForwardError> {
-    let local = |source| ForwardError::Local { operation: "writing the local stream", source };
+) -> Result<(), StreamError> {
+    let local = |source| StreamError::Local { operation: "writing the local stream", source };
     while let Some(answer) = answers.message().await.map_err(CallError::from_status)? {
         match answer.message {
             Some(forward_response::Message::Data(data)) => {
@@ -221,7 +204,7 @@ struct Target {
 
 enum CarryError {
     Connect(ConnectError),
-    Forward(ForwardError),
+    Forward(StreamError),
 }
 
 impl Target {

@@ -5,11 +5,9 @@
 
 use std::{
     fs, io,
-    io::Write as _,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,7 +20,12 @@ use tpi_proto::{
     cert::{CertError, Fingerprint, PinnedCert},
     id::TaskId,
 };
-use tpi_store::{Store, StoreError, StoreErrorKind, layout::TaskKeys};
+use tpi_store::{
+    Store, StoreError, StoreErrorKind,
+    identity::{Holder, KeyError, PrivateKey},
+    layout::TaskKeys,
+    private::write_private,
+};
 
 /// Agents' clocks may be behind ours.
 const BACKDATED: SignedDuration = SignedDuration::from_hours(24);
@@ -49,8 +52,11 @@ pub enum IdentityError {
     #[error("reading a new certificate")]
     Certificate(#[from] CertError),
     /// A key or certificate could not be made.
-    #[error("making a key and certificate")]
-    Key(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// They are not of each other, or the key is of no kind that TLS knows.
+    #[error("putting a key and its certificate together")]
+    Pair(#[source] rustls::Error),
 }
 
 struct Inner {
@@ -114,29 +120,28 @@ impl UserIdentity {
         };
         let (Some(key), Some(cert)) = (read("key.pem")?, read("cert.pem")?) else { return Ok(None) };
         restrict(&dir.join("key.pem"), 0o600)?;
-        let Ok(key) = rcgen::KeyPair::from_pem(&key) else { return Ok(None) };
+        let Ok(key) = PrivateKey::from_pem(&key) else { return Ok(None) };
         Ok(Self::assemble(&key, cert).ok())
     }
 
     fn create(dir: &Path, now: Timestamp) -> Result<Self, IdentityError> {
-        let key = rcgen::KeyPair::generate().map_err(|error| IdentityError::Key(error.into()))?;
-        let cert = client_params(now - BACKDATED, now + VALID)
-            .and_then(|params| params.self_signed(&key))
-            .map_err(|error| IdentityError::Key(error.into()))?;
-        let identity = Self::assemble(&key, cert.pem())?;
-        replace(dir, "key.pem", key.serialize_pem().as_bytes())?;
-        replace(dir, "cert.pem", identity.inner.pem.as_bytes())?;
+        let key = PrivateKey::generate()?;
+        let cert = key.certify(Holder::User, now - BACKDATED, now + VALID)?;
+        let identity = Self::assemble(&key, cert.pem)?;
+        for (name, content) in [("key.pem", &key.to_pem()), ("cert.pem", &identity.inner.pem)] {
+            let path = dir.join(name);
+            write_private(&path, content.as_bytes()).map_err(file("writing", &path))?;
+        }
         Ok(identity)
     }
 
-    fn assemble(key: &rcgen::KeyPair, pem: String) -> Result<Self, IdentityError> {
+    fn assemble(key: &PrivateKey, pem: String) -> Result<Self, IdentityError> {
         let cert = PinnedCert::from_pem(pem.as_bytes())?;
         let chain = vec![CertificateDer::from(cert.der().to_vec())];
-        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_pkcs8()));
         let provider = rustls::crypto::ring::default_provider();
         // Also checks that key and certificate belong together.
-        let certified = CertifiedKey::from_der(chain, der, &provider)
-            .map_err(|error| IdentityError::Key(error.into()))?;
+        let certified = CertifiedKey::from_der(chain, der, &provider).map_err(IdentityError::Pair)?;
         Ok(Self { inner: Arc::new(Inner { fingerprint: cert.fingerprint(), pem, key: Arc::new(certified) }) })
     }
 
@@ -177,21 +182,6 @@ impl std::fmt::Debug for UserIdentity {
     }
 }
 
-fn client_params(from: Timestamp, until: Timestamp) -> Result<rcgen::CertificateParams, rcgen::Error> {
-    let mut params = rcgen::CertificateParams::new(Vec::<String>::new())?;
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(rcgen::DnType::CommonName, "tpi-controller");
-    params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-    let at = |time: Timestamp| {
-        rcgen::date_time_ymd(1970, 1, 1)
-            + Duration::from_secs(u64::try_from(time.as_second()).unwrap_or_default())
-    };
-    params.not_before = at(from);
-    params.not_after = at(until);
-    Ok(params)
-}
-
 fn file(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> IdentityError + use<> {
     let path = path.to_owned();
     move |source| IdentityError::File { operation, path: path.clone(), source }
@@ -206,23 +196,6 @@ fn restrict(path: &Path, mode: u32) -> Result<(), IdentityError> {
             .map_err(file("changing the mode of", path))?;
     }
     Ok(())
-}
-
-fn replace(dir: &Path, name: &str, content: &[u8]) -> Result<(), IdentityError> {
-    let fresh = dir.join(format!(".{name}.new"));
-    match fs::remove_file(&fresh) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(file("removing", &fresh)(error)),
-    }
-    let mut made = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&fresh)
-        .map_err(file("creating", &fresh))?;
-    made.write_all(content).and_then(|()| made.sync_all()).map_err(file("writing", &fresh))?;
-    fs::rename(&fresh, dir.join(name)).map_err(file("renaming", &fresh))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use tpi_proto::agent_v1::{
     self as wire, ShellResponse, WindowSize, shell_exit, shell_request, shell_response,
 };
 
-use super::connect::{CallError, Connection};
+use super::connect::{CallError, Connection, StreamError};
 
 const CHUNK: usize = 32 * 1024;
 /// Messages on their way to the agent.
@@ -56,28 +56,11 @@ pub enum ShellExit {
     Signal(i32),
 }
 
-/// Why a shell ended without an exit status.
-#[derive(Debug, thiserror::Error)]
-pub enum ShellError {
-    /// The call.
-    #[error(transparent)]
-    Call(#[from] CallError),
-    /// The local side.
-    #[error("{operation}")]
-    Local {
-        /// What was being done.
-        operation: &'static str,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-}
-
 /// Runs one process to its end. `stdin`'s end closes the process' input; `resizes` are new window sizes. Dropping the
 /// future kills the process.
 ///
 /// # Errors
-/// See [`ShellError`].
+/// See [`StreamError`].
 pub async fn shell(
     connection: &Connection,
     request: ShellRequest,
@@ -85,7 +68,7 @@ pub async fn shell(
     mut stdout: impl AsyncWrite + Send + Unpin,
     mut stderr: impl AsyncWrite + Send + Unpin,
     resizes: impl Stream<Item = Window> + Send + Unpin,
-) -> Result<ShellExit, ShellError> {
+) -> Result<ShellExit, StreamError> {
     let (requests, outgoing) = mpsc::channel(IN_FLIGHT);
     let open = wire::ShellOpen {
         command: request.command,
@@ -107,7 +90,7 @@ pub async fn shell(
             answer = answers.message() => answer.map_err(CallError::from_status)?,
             read = &mut input, if input_open => {
                 input_open = false;
-                read.map_err(|source| ShellError::Local { operation: "reading the input", source })?;
+                read.map_err(|source| StreamError::Local { operation: "reading the input", source })?;
                 continue;
             }
         };
@@ -129,12 +112,12 @@ pub async fn shell(
     }
 }
 
-async fn write(to: &mut (impl AsyncWrite + Unpin), data: &[u8]) -> Result<(), ShellError> {
+async fn write(to: &mut (impl AsyncWrite + Unpin), data: &[u8]) -> Result<(), StreamError> {
     let written = async {
         to.write_all(data).await?;
         to.flush().await
     };
-    written.await.map_err(|source| ShellError::Local { operation: "writing the output", source })
+    written.await.map_err(|source| StreamError::Local { operation: "writing the output", source })
 }
 
 fn message(message: shell_request::Message) -> wire::ShellRequest {

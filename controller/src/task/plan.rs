@@ -128,9 +128,9 @@ mod tests {
 
     use proptest::prelude::*;
     use tpi_proto::{
-        id::{Attempt, MachineId, SlotIndex, TaskId},
+        id::{Attempt, MachineId, RunId, SlotIndex, TaskId},
         spec::{CloudName, Ingress, Spot, StorageSpec, TaskSpec},
-        state::{Lease, Outcome, Phase, STATUS_VERSION, SlotState, StopReason},
+        state::{Outcome, Phase, SlotState, StopReason},
     };
     use tpi_store::record::RECORD_VERSION;
 
@@ -177,20 +177,8 @@ mod tests {
     }
 
     fn slot(index: u32, state: SlotState) -> SlotStatus {
-        SlotStatus {
-            version: STATUS_VERSION,
-            slot: SlotIndex(index),
-            attempt: Attempt(1),
-            machine: MachineId("m1".to_owned()),
-            generation: 1,
-            state,
-            lease: Lease { renewals: 0, ttl_millis: 1000 },
-            phases: Vec::new(),
-            log_stored: 0,
-            log_complete: None,
-            saved: None,
-            warnings: Vec::new(),
-        }
+        let run = RunId { slot: SlotIndex(index), attempt: Attempt(1) };
+        SlotStatus { state, ..SlotStatus::claimed(run, MachineId("m-1".to_owned()), 1000) }
     }
 
     fn finished(code: i32) -> SlotState {

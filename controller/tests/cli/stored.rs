@@ -12,7 +12,7 @@ use serde_json::Value;
 use tpi_proto::{
     id::{Attempt, MachineId, RunId, SlotIndex, TaskId},
     spec::TaskSpec,
-    state::{Lease, Outcome, Phase, STATUS_VERSION, SlotState, SlotStatus},
+    state::{Outcome, Phase, SlotState, SlotStatus},
 };
 use tpi_store::{
     Store,
@@ -97,18 +97,11 @@ async fn write(store: &Store, id: &TaskId, slots: &[Slot<'_>]) {
         };
         let log_complete = state.is_final().then_some(offset);
         let status = SlotStatus {
-            version: STATUS_VERSION,
-            slot: run.slot,
-            attempt: run.attempt,
-            machine: MachineId(format!("m-{index}")),
             generation: 9,
             state,
-            lease: Lease { renewals: 4, ttl_millis: 1000 },
-            phases: Vec::new(),
             log_stored: offset,
             log_complete,
-            saved: None,
-            warnings: Vec::new(),
+            ..SlotStatus::claimed(run, MachineId(format!("m-{index}")), 1000)
         };
         drop(store.create_json(&keys.slot(run.slot), &status).await.expect("writes"));
     }
@@ -263,6 +256,46 @@ fn a_task_that_is_not_there_is_an_error_of_its_own() {
     let output = stored.run(&["--output", "json", "status", "absent"]);
     let json: Value = serde_json::from_slice(&output.stderr).expect("JSON");
     assert_eq!((json["kind"].as_str(), json["exit_code"].as_u64()), (Some("error"), Some(7)));
+}
+
+#[test]
+fn a_task_that_cannot_be_read_is_told_with_cause_and_hint() {
+    let stored = Stored::new(&[(OK, &[])]);
+    let record = stored.place.path().join("store").join(TaskKeys::new(&stored.id).record());
+    std::fs::write(&record, "{\"version\": 1, \"id\": 7").expect("writes");
+    let output = stored.run(&["list"]);
+    let seen = stored.place.show(&output);
+    assert_eq!(output.status.code(), Some(4), "{seen}");
+    let doing = format!("warning: reading the record of {}: ", stored.id);
+    assert!(seen.contains(&doing) && seen.contains("invalid type: integer `7`"), "{seen}");
+    assert!(seen.contains("hint: the object is damaged"), "{seen}");
+
+    // Nothing at all but a stray object: the hint can be copied as it is.
+    std::fs::remove_file(&record).expect("removes");
+    let seen = stored.place.show(&stored.run(&["list"]));
+    assert!(seen.contains("and no record"), "{seen}");
+    let command = format!(" destroy --discard {}`", stored.id);
+    assert!(seen.contains(&command) && seen.contains("`tpi-controller --store "), "{seen}");
+    let output = stored.run(&["--output", "json", "list"]);
+    let json: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(json["hints"][0].as_str().is_some_and(|hint| hint.contains("--discard")), "{json}");
+}
+
+#[test]
+fn attach_ends_when_somebody_else_destroys_the_task() {
+    let stored = Stored::new(&[(None, &[(Stream::Stdout, b"line\n")])]);
+    let (mut child, mut stdout) = attached(&stored, &[]);
+    let mut line = String::new();
+    stdout.read_line(&mut line).expect("reads");
+    assert_eq!(line, "line\n");
+    let destroyed = stored.run(&["destroy", "ended"]);
+    assert_eq!(destroyed.status.code(), Some(0), "{}", stored.place.show(&destroyed));
+    let mut stderr = String::new();
+    child.stderr.take().expect("a pipe").read_to_string(&mut stderr).expect("reads");
+    assert_eq!(child.wait().expect("ends").code(), Some(7), "{stderr}");
+    for wanted in ["was destroyed meanwhile", "hint: ", " list`"] {
+        assert!(stderr.contains(wanted), "{wanted}: {stderr}");
+    }
 }
 
 /// Follows a task that is at work as far as anybody knows, until it has shown what there is.

@@ -96,41 +96,50 @@ impl Store {
         Ok(names)
     }
 
+    /// All of these; absent is success.
+    ///
+    /// # Errors
+    /// What the backend meets; some may be gone then.
+    pub(crate) async fn delete_all(&self, keys: Vec<String>) -> Result<(), StoreError> {
+        match &self.inner.backend {
+            Backend::S3(s3) => {
+                let paths: Result<Vec<_>, _> = keys.iter().map(|key| self.path("deleting", key)).collect();
+                let mut deleted = s3.delete_stream(stream::iter(paths?.into_iter().map(Ok)).boxed());
+                while let Some(result) = deleted.next().await {
+                    match result {
+                        Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                        Err(e) => {
+                            let first = keys.first().map_or("", String::as_str);
+                            return Err(StoreError::of("deleting", first, e));
+                        }
+                    }
+                }
+                Ok(())
+            }
+            Backend::Memory(_) | Backend::Folder(_) => {
+                stream::iter(keys)
+                    .map(|key| async move { self.delete(&key).await })
+                    .buffer_unordered(DELETIONS_AT_ONCE)
+                    .try_collect()
+                    .await
+            }
+        }
+    }
+
     /// Everything below a prefix; how many there were. Absent is success.
     ///
     /// # Errors
     /// What the backend meets; what was deleted until then is gone.
     pub async fn delete_prefix(&self, prefix: &str) -> Result<u64, StoreError> {
-        let listed = self.list(prefix, None);
-        match &self.inner.backend {
-            Backend::S3(s3) => {
-                let mut count = 0;
-                // In lots, so that an error of the listing is not lost in the deletion's stream.
-                let mut lots = listed.try_chunks(1000);
-                while let Some(lot) = lots.next().await {
-                    let lot = lot.map_err(|e| e.1)?;
-                    let mut paths = Vec::with_capacity(lot.len());
-                    for info in &lot {
-                        paths.push(Ok(self.path("deleting", &info.key)?));
-                    }
-                    let mut deleted = s3.delete_stream(stream::iter(paths).boxed());
-                    while let Some(result) = deleted.next().await {
-                        match result {
-                            Ok(_) | Err(object_store::Error::NotFound { .. }) => count += 1,
-                            Err(e) => return Err(StoreError::of("deleting", prefix, e)),
-                        }
-                    }
-                }
-                Ok(count)
-            }
-            Backend::Memory(_) | Backend::Folder(_) => {
-                listed
-                    .map_ok(|info| async move { self.delete(&info.key).await.map(|()| 1) })
-                    .try_buffer_unordered(DELETIONS_AT_ONCE)
-                    .try_fold(0, |sum, one| async move { Ok(sum + one) })
-                    .await
-            }
+        // In lots, so that an error of the listing is not lost in the deletion's stream.
+        let mut lots = self.list(prefix, None).try_chunks(1000);
+        let mut count = 0;
+        while let Some(lot) = lots.next().await {
+            let lot = lot.map_err(|e| e.1)?;
+            count += lot.len() as u64;
+            self.delete_all(lot.into_iter().map(|info| info.key).collect()).await?;
         }
+        Ok(count)
     }
 }
 

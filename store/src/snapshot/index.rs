@@ -13,9 +13,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{content::Hashed, manifest::Time, scan::Stat};
+use super::{
+    manifest::Time,
+    objects::Objects,
+    tree::{Content, Kind, Tree},
+};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Contents of shared packs that are remembered; more are asked of the store again.
 const REMEMBERED_CONTENTS: usize = 1_000_000;
 /// An index above this is not one of ours.
@@ -23,9 +27,21 @@ const LARGEST: usize = 1 << 30;
 
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    files: HashMap<PathBuf, Hashed>,
+    files: HashMap<PathBuf, File>,
     /// By the pack's hash: hash and size of what it holds.
     pub(super) packs: HashMap<String, PackContents>,
+}
+
+/// What a file was.
+#[derive(Debug)]
+pub(super) struct File {
+    size: u64,
+    mtime: Time,
+    /// What else tells a changed one, in one number.
+    seen: u64,
+    pub(super) hash: blake3::Hash,
+    /// Hash and bytes of each chunk; empty for small files.
+    pub(super) chunks: Vec<(blake3::Hash, u32)>,
 }
 
 /// Hash (hexadecimal) and size of each content of a pack.
@@ -42,11 +58,9 @@ struct Stored {
 #[derive(Serialize, Deserialize)]
 struct StoredFile {
     path: String,
-    mode: u32,
     size: u64,
     mtime: Time,
-    ctime: Time,
-    inode: u64,
+    seen: u64,
     hash: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     chunks: Vec<(String, u32)>,
@@ -71,33 +85,22 @@ impl Index {
             for file in stored.files {
                 let parse = |hash: &str| blake3::Hash::from_hex(hash).map_err(io::Error::other);
                 let chunks = file.chunks.iter().map(|(hash, size)| Ok((parse(hash)?, *size)));
-                let hashed = Hashed {
-                    stat: Stat {
-                        mode: file.mode,
-                        size: file.size,
-                        mtime: file.mtime,
-                        ctime: file.ctime,
-                        inode: file.inode,
-                    },
+                let known = File {
+                    size: file.size,
+                    mtime: file.mtime,
+                    seen: file.seen,
                     hash: parse(&file.hash)?,
                     chunks: chunks.collect::<io::Result<_>>()?,
-                    settled: true,
                 };
-                files.insert(PathBuf::from(file.path), hashed);
+                files.insert(PathBuf::from(file.path), known);
             }
         }
         Ok(Self { files, packs: stored.packs })
     }
 
     /// What is known of a file that looks like this.
-    pub(super) fn find(&self, path: &Path, stat: &Stat) -> Option<&Hashed> {
-        self.files.get(path).filter(|known| {
-            let known = &known.stat;
-            known.size == stat.size
-                && known.mtime == stat.mtime
-                && known.ctime == stat.ctime
-                && known.inode == stat.inode
-        })
+    pub(super) fn find(&self, path: &Path, size: u64, mtime: Time, seen: u64) -> Option<&File> {
+        self.files.get(path).filter(|known| known.size == size && known.mtime == mtime && known.seen == seen)
     }
 
     pub(super) fn forget_files(&mut self) {
@@ -105,24 +108,31 @@ impl Index {
     }
 
     /// Replaces what was known of the folder's files. Names that are not UTF-8 are not remembered.
-    pub(super) fn save<'a>(
+    pub(super) fn save(
         path: &Path,
         root: &Path,
-        files: impl Iterator<Item = (&'a Path, &'a Hashed)>,
+        tree: &Tree,
+        objects: &Objects,
         packs: &HashMap<String, PackContents>,
     ) -> io::Result<()> {
-        let files = files
-            .filter(|(_, hashed)| hashed.settled)
-            .filter_map(|(path, hashed)| {
+        let chunk =
+            |(object, size): &(u32, u32)| Some((objects.get(*object)?.hash.to_hex().to_string(), *size));
+        let files = tree
+            .iter()
+            .enumerate()
+            .filter_map(|(at, entry)| {
+                let Kind::File { size, hash, content } = entry.kind else { return None };
+                let chunks = match content {
+                    Content::Chunks(chunks) => chunks.iter().map(chunk).collect::<Option<_>>()?,
+                    Content::Empty | Content::Pack(_) | Content::Nowhere => Vec::new(),
+                };
                 Some(StoredFile {
-                    path: path.to_str()?.to_owned(),
-                    mode: hashed.stat.mode,
-                    size: hashed.stat.size,
-                    mtime: hashed.stat.mtime,
-                    ctime: hashed.stat.ctime,
-                    inode: hashed.stat.inode,
-                    hash: hashed.hash.to_hex().to_string(),
-                    chunks: hashed.chunks.iter().map(|(h, size)| (h.to_hex().to_string(), *size)).collect(),
+                    path: entry.path.to_str()?.to_owned(),
+                    size,
+                    mtime: entry.mtime,
+                    seen: tree.settled(at).filter(|_| !tree.is_gone(at))?,
+                    hash: hash.to_hex().to_string(),
+                    chunks,
                 })
             })
             .collect();

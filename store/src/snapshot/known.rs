@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     SnapshotError, Space,
     index::{Index, PackContents},
-    manifest::{Content, Kind, Manifest, object_hash, object_key},
+    manifest::Manifest,
+    objects::object_key,
+    tree::{Content, Entry, Kind},
 };
 use crate::{
     Store, StoreError, StoreErrorKind,
@@ -26,13 +28,12 @@ pub(super) struct Description {
     contents: PackContents,
 }
 
-/// Where contents are: keys of objects.
+/// What the cache has of what was asked for.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     /// Pack by content.
-    pub(super) small: HashMap<blake3::Hash, String>,
-    /// Chunk object by chunk.
-    pub(super) chunks: HashMap<blake3::Hash, String>,
+    pub(super) small: HashMap<blake3::Hash, blake3::Hash>,
+    pub(super) chunks: HashSet<blake3::Hash>,
 }
 
 pub(super) fn describe(contents: &[(blake3::Hash, u64)]) -> Description {
@@ -47,76 +48,43 @@ impl Description {
     }
 }
 
-/// Looks for what is needed. Everything that is found in the cache was looked at just now, because objects there
-/// expire; the base of a machine is its own task's, where nothing does.
+/// Looks for what is needed in the cache. Everything that is found was looked at just now, because objects there
+/// expire.
 pub(super) async fn find(
     store: &Store,
-    space: &Space,
     base: Option<&Manifest>,
     index: &mut Index,
     small: &HashSet<blake3::Hash>,
-    chunks: &HashSet<blake3::Hash>,
+    chunks: Vec<blake3::Hash>,
 ) -> Result<Known, SnapshotError> {
     let mut known = Known::default();
-    if let Some(base) = base {
-        add_base(base, space, small, chunks, &mut known);
+    for entry in base.iter().flat_map(|base| base.tree.iter().map(move |entry| (base, entry))) {
+        if let (base, Entry { kind: Kind::File { hash, content: Content::Pack(pack), .. }, .. }) = entry
+            && small.contains(&hash)
+            && let Some(object) = base.objects.get(pack)
+            && base.objects.folder(object) == Some(CACHE)
+        {
+            known.small.insert(hash, object.hash);
+        }
     }
+    described(store, index, small, &mut known).await?;
+    let wanted: HashSet<blake3::Hash> = known.small.values().copied().chain(chunks.iter().copied()).collect();
+    let there = existing(store, wanted).await?;
+    known.small.retain(|_, pack| there.contains(pack));
+    known.chunks = chunks.into_iter().filter(|chunk| there.contains(chunk)).collect();
+    Ok(known)
+}
+
+/// Whether an object is there for as long as what is written to a space: not when it is another slot's, which takes
+/// away what it has no use for, and in the cache only as far as was looked.
+pub(super) fn outlives(folder: &str, space: &Space) -> bool {
     match space {
-        Space::Task(_) => Ok(known),
-        Space::Cache => {
-            described(store, index, small, &mut known).await?;
-            let missing: Vec<_> = chunks.iter().filter(|hash| !known.chunks.contains_key(*hash)).collect();
-            for hash in missing {
-                known.chunks.insert(*hash, object_key(space, hash));
-            }
-            let keys: HashSet<String> = known.small.values().chain(known.chunks.values()).cloned().collect();
-            let there = existing(store, keys).await?;
-            known.small.retain(|_, key| there.contains(key));
-            known.chunks.retain(|_, key| there.contains(key));
-            Ok(known)
-        }
-    }
-}
-
-fn add_base(
-    base: &Manifest,
-    space: &Space,
-    small: &HashSet<blake3::Hash>,
-    chunks: &HashSet<blake3::Hash>,
-    known: &mut Known,
-) {
-    for entry in &base.entries {
-        let Kind::File { hash, content, .. } = &entry.kind else { continue };
-        match content {
-            Content::Empty => {}
-            Content::Pack(pack) => {
-                let key = base.object(*pack);
-                if small.contains(hash) && outlives(key, space) {
-                    known.small.insert(*hash, key.to_owned());
-                }
-            }
-            Content::Chunks(list) => {
-                for (object, _) in list {
-                    let key = base.object(*object);
-                    if let Some(hash) = object_hash(key)
-                        && chunks.contains(&hash)
-                        && outlives(key, space)
-                    {
-                        known.chunks.insert(hash, key.to_owned());
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Whether an object is there for as long as what is written to a space: not when it is another task's.
-fn outlives(key: &str, space: &Space) -> bool {
-    let own = match space {
         Space::Cache => false,
-        Space::Task(task) => key.starts_with(&format!("{}/", TaskKeys::new(task).packs())),
-    };
-    own || key.starts_with(&format!("{CACHE}/"))
+        Space::Save { task, run, .. } => {
+            let own = folder.strip_prefix(&TaskKeys::new(task).slot_packs(run.slot));
+            folder == CACHE || own.is_some_and(|rest| rest.starts_with('/'))
+        }
+    }
 }
 
 /// From the descriptions of the shared packs; those that the index has are not fetched.
@@ -163,18 +131,24 @@ async fn described(
             if let Ok(hash) = blake3::Hash::from_hex(hash)
                 && small.contains(&hash)
             {
-                known.small.entry(hash).or_insert_with(|| object_key(&Space::Cache, &pack));
+                known.small.entry(hash).or_insert(pack);
             }
         }
     }
     Ok(())
 }
 
-async fn existing(store: &Store, keys: HashSet<String>) -> Result<HashSet<String>, SnapshotError> {
-    Ok(stream::iter(keys)
-        .map(|key| async move { Ok::<_, StoreError>(store.head(&key).await?.map(|_| key)) })
+async fn existing(
+    store: &Store,
+    objects: HashSet<blake3::Hash>,
+) -> Result<HashSet<blake3::Hash>, SnapshotError> {
+    Ok(stream::iter(objects)
+        .map(|hash| async move {
+            let key = object_key(&Space::Cache, &hash);
+            Ok::<_, StoreError>(store.head(&key).await?.map(|_| hash))
+        })
         .buffer_unordered(LOOKS)
-        .try_filter_map(|key| async move { Ok(key) })
+        .try_filter_map(|hash| async move { Ok(hash) })
         .try_collect()
         .await?)
 }

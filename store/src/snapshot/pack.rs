@@ -16,17 +16,21 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tokio::io::AsyncReadExt;
 
-use super::{LARGEST_SMALL, PACK_LIMIT, SnapshotError, content::read_part, scan::file_error};
+use super::{
+    LARGEST_SMALL, PACK_LIMIT, SnapshotError,
+    content::read_part,
+    scan::file_error,
+    tree::{Tree, below},
+};
 
 /// Bytes of a pack that are read at once.
 const READ: usize = 256 << 10;
 
 /// A content that is to be packed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Item {
     /// Position in the plan.
-    pub(super) file: usize,
-    pub(super) path: PathBuf,
+    pub(super) file: u32,
     pub(super) hash: blake3::Hash,
     pub(super) size: u64,
 }
@@ -44,17 +48,17 @@ pub(super) struct Built {
     pub(super) name: blake3::Hash,
     pub(super) contents: Vec<(blake3::Hash, u64)>,
     /// Files (positions in the plan) that are not any more what they were when they were hashed.
-    pub(super) changed: Vec<usize>,
+    pub(super) changed: Vec<u32>,
 }
 
 /// Reads files into a pack. Blocks. The same files give the same bytes.
-pub(super) fn build(root: &Path, items: &[Item]) -> Result<Built, SnapshotError> {
+pub(super) fn build(root: &Path, tree: &Tree, items: &[Item]) -> Result<Built, SnapshotError> {
     let packing = || file_error("packing", root);
     let mut encoder = zstd::Encoder::new(Vec::new(), 3).map_err(packing())?;
     let mut contents = Vec::with_capacity(items.len());
     let mut changed = Vec::new();
     for item in items {
-        let path = root.join(&item.path);
+        let path = below(root, tree, item.file as usize);
         // At most LARGEST_SMALL.
         let size = usize::try_from(item.size).unwrap_or(usize::MAX);
         let Some(data) = read_part(&path, 0, size, &item.hash).map_err(file_error("reading", &path))? else {
@@ -62,7 +66,7 @@ pub(super) fn build(root: &Path, items: &[Item]) -> Result<Built, SnapshotError>
             continue;
         };
         let mut header = tokio_tar::Header::new_ustar();
-        header.set_path(entry_name(item)).map_err(packing())?;
+        header.set_path(entry_name(item, &path)).map_err(packing())?;
         header.set_entry_type(tokio_tar::EntryType::Regular);
         header.set_mode(0o644);
         header.set_size(item.size);
@@ -83,10 +87,10 @@ pub(super) fn build(root: &Path, items: &[Item]) -> Result<Built, SnapshotError>
 }
 
 /// At most 99 bytes, which every tar reads without extensions.
-fn entry_name(item: &Item) -> String {
+fn entry_name(item: &Item, path: &Path) -> String {
     let mut name = item.hash.to_hex().to_string();
     name.push('-');
-    let file = item.path.file_name().map_or(&b""[..], OsStrExt::as_bytes);
+    let file = path.file_name().map_or(&b""[..], OsStrExt::as_bytes);
     for &byte in file.iter().take(34) {
         let plain = byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         name.push(if plain { char::from(byte) } else { '_' });

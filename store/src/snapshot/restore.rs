@@ -25,76 +25,86 @@ use super::{
     Limits, PACK_LIMIT, Progress, RestoreOptions, RestoreReport, SnapshotError,
     beneath::{Beneath, Staging},
     content::decode_chunk,
-    manifest::{Content, Entry, Kind, Manifest, object_hash},
+    manifest::{Manifest, Time},
+    objects::object_hash,
     pack,
     parallel::{blocking, each},
     scan::file_error,
+    tree::{Content, Entry, Kind, Tree},
 };
 use crate::{Store, StoreError, StoreErrorKind};
 use prepare::{FolderTask, Prepared, Target, prepare, same_content};
 
-/// Entries that the options let through, with the folders they lie in.
-fn selected(manifest: &Manifest, options: &RestoreOptions) -> Vec<Entry> {
-    let wanted = |entry: &Entry| {
+/// Numbers of the entries that the options let through, with the folders they lie in.
+fn selected(manifest: &Manifest, options: &RestoreOptions) -> Vec<u32> {
+    let wanted = |entry: &Entry<'_>| {
         options.only.as_ref().is_none_or(|only| {
             only.as_os_str().is_empty() || only == Path::new(".") || entry.path.starts_with(only)
-        }) && !options.rules.excludes(&entry.path, matches!(entry.kind, Kind::Folder))
+        }) && !options.rules.excludes(entry.path, matches!(entry.kind, Kind::Folder))
     };
-    let mut keep = vec![false; manifest.entries.len()];
-    let folders: HashMap<&Path, usize> = manifest
-        .entries
-        .iter()
-        .enumerate()
-        .filter(|(_, entry)| matches!(entry.kind, Kind::Folder))
-        .map(|(at, entry)| (entry.path.as_path(), at))
-        .collect();
-    for (at, entry) in manifest.entries.iter().enumerate() {
-        if !wanted(entry) {
+    let tree = &manifest.tree;
+    let mut keep = vec![false; tree.len()];
+    for (at, entry) in tree.iter().enumerate() {
+        if !wanted(&entry) {
             continue;
         }
         keep[at] = true;
         for parent in entry.path.ancestors().skip(1) {
-            match folders.get(parent) {
-                Some(&folder) if !keep[folder] => keep[folder] = true,
+            match tree.position(parent) {
+                Some(folder) if !keep[folder] => keep[folder] = true,
                 Some(_) | None => break,
             }
         }
     }
-    manifest.entries.iter().zip(keep).filter(|(_, keep)| *keep).map(|(entry, _)| entry.clone()).collect()
+    (0u32..).zip(keep).filter_map(|(at, keep)| keep.then_some(at)).collect()
 }
 
 /// What all writers share.
 struct Site {
-    entries: Vec<Entry>,
+    tree: Arc<Tree>,
     beneath: Beneath,
     staging: Arc<Staging>,
 }
 
 impl Site {
-    fn error(&self, entry: &Entry, source: io::Error) -> SnapshotError {
+    /// An entry that was selected.
+    fn entry(&self, at: u32) -> Entry<'_> {
+        self.tree.get(at as usize).unwrap_or(Entry {
+            path: Path::new(""),
+            mode: 0,
+            mtime: Time(0, 0),
+            kind: Kind::Folder,
+        })
+    }
+
+    fn place<'a>(&'a self, target: &'a Target) -> &'a Path {
+        target.path.as_deref().unwrap_or_else(|| self.entry(target.entry).path)
+    }
+
+    fn error(&self, entry: &Entry<'_>, source: io::Error) -> SnapshotError {
         let full = matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-        match &entry.kind {
+        match entry.kind {
             Kind::File { size, .. } if full => SnapshotError::NoSpace {
                 path: self.beneath.root.clone(),
-                needed: *size,
+                needed: size,
                 free: self.beneath.free().unwrap_or(0),
             },
             Kind::File { .. } | Kind::Folder | Kind::Link { .. } => {
-                self.beneath.error("writing", &entry.path, source)
+                self.beneath.error("writing", entry.path, source)
             }
         }
     }
 
     /// A whole file from memory.
     fn write(&self, beneath: &mut Beneath, target: &Target, data: &[u8]) -> Result<(), SnapshotError> {
-        let entry = &self.entries[target.entry];
+        let entry = self.entry(target.entry);
         let work = || {
             let mut staged = self.staging.file()?;
             staged.file.write_all(data)?;
-            staged.place(beneath, &target.path, entry.mode, entry.mtime, target.replace)
+            staged.place(beneath, self.place(target), entry.mode, entry.mtime, target.replace)
         };
         let mut work = work;
-        work().map_err(|e| self.error(entry, e))
+        work().map_err(|e| self.error(&entry, e))
     }
 }
 
@@ -111,11 +121,11 @@ pub async fn restore(
     options: &RestoreOptions,
     progress: &dyn Progress,
 ) -> Result<RestoreReport, SnapshotError> {
-    let entries = selected(manifest, options);
+    let (entries, tree) = (selected(manifest, options), Arc::clone(&manifest.tree));
     let (path, preparing) = (root.to_owned(), options.clone());
     let (site, prepared) = blocking(move || {
         let mut beneath = Beneath::open(&path).map_err(file_error("opening the folder", &path))?;
-        let prepared = prepare(&mut beneath, &entries, &preparing);
+        let prepared = prepare(&mut beneath, &tree, &entries, &preparing);
         let prepared = prepared.and_then(|prepared| {
             let free = beneath.free().map_err(file_error("looking at the room in", &path))?;
             if prepared.needed > free {
@@ -125,7 +135,7 @@ pub async fn restore(
             Ok(prepared)
         })?;
         let staging = Staging::new(&beneath).map_err(file_error("making a folder in", &path))?;
-        Ok((Arc::new(Site { entries, beneath, staging }), prepared))
+        Ok((Arc::new(Site { tree, beneath, staging }), prepared))
     })
     .await?;
     progress.total(prepared.needed);
@@ -136,11 +146,11 @@ pub async fn restore(
         let mut beneath = site.beneath.clone();
         let linked = written.and_then(|()| {
             for link in &links {
-                let entry = &site.entries[link.entry];
-                let Kind::Link { target } = &entry.kind else { continue };
+                let entry = site.entry(link.entry);
+                let Kind::Link { target } = entry.kind else { continue };
                 site.staging
-                    .link(&mut beneath, target, entry.mtime, &link.path, link.replace)
-                    .map_err(|e| site.error(entry, e))?;
+                    .link(&mut beneath, target, entry.mtime, site.place(link), link.replace)
+                    .map_err(|e| site.error(&entry, e))?;
             }
             Ok(())
         });
@@ -175,11 +185,13 @@ async fn write_files(
     let mut packs: HashMap<u32, Vec<Target>> = HashMap::new();
     let mut large: HashMap<blake3::Hash, Vec<Target>> = HashMap::new();
     for target in files {
-        let Kind::File { hash, content, .. } = &site.entries[target.entry].kind else { continue };
+        let Kind::File { hash, content, .. } = site.entry(target.entry).kind else { continue };
         match content {
             Content::Empty => empty.push(target),
-            Content::Pack(pack) => packs.entry(*pack).or_default().push(target),
-            Content::Chunks(_) => large.entry(*hash).or_default().push(target),
+            Content::Pack(pack) => packs.entry(pack).or_default().push(target),
+            Content::Chunks(_) => large.entry(hash).or_default().push(target),
+            // No manifest that was checked has such.
+            Content::Nowhere => {}
         }
     }
     let shared = Arc::clone(site);
@@ -193,7 +205,7 @@ async fn write_files(
     .await?;
     let mut unpacked = stream::iter(packs)
         .map(|(pack, targets)| {
-            let (site, key) = (Arc::clone(site), manifest.object(pack).to_owned());
+            let (site, key) = (Arc::clone(site), manifest.objects.key(pack));
             async move {
                 let pack = fetch_pack(store, &site, &key).await?;
                 blocking(move || write_pack(&site, &key, pack, &targets)).await
@@ -274,11 +286,11 @@ fn write_pack(site: &Site, key: &str, pack: File, targets: &[Target]) -> Result<
     let mut wanted = HashMap::new();
     let mut places: HashMap<blake3::Hash, Vec<&Target>> = HashMap::new();
     for target in targets {
-        let Kind::File { size, hash, .. } = &site.entries[target.entry].kind else { continue };
-        if wanted.insert(*hash, *size).is_some_and(|other| other != *size) {
+        let Kind::File { size, hash, .. } = site.entry(target.entry).kind else { continue };
+        if wanted.insert(hash, size).is_some_and(|other| other != size) {
             return Err(damaged("one content has two sizes"));
         }
-        places.entry(*hash).or_default().push(target);
+        places.entry(hash).or_default().push(target);
     }
     let mut beneath = site.beneath.clone();
     let (mut files, mut written) = (0, 0);
@@ -304,14 +316,13 @@ async fn write_large(
     progress: &dyn Progress,
 ) -> Result<(), SnapshotError> {
     let Some(first) = targets.first().map(|target| target.entry) else { return Ok(()) };
-    let Kind::File { size, hash, content: Content::Chunks(chunks) } = &site.entries[first].kind else {
+    let Kind::File { size, hash, content: Content::Chunks(chunks) } = site.entry(first).kind else {
         return Ok(());
     };
-    let (size, hash) = (*size, *hash);
     // Copied: a closure over references would keep the whole future from being `Send`.
-    let mut data = stream::iter(chunks.iter().copied())
+    let mut data = stream::iter(chunks.to_vec())
         .map(|(object, length)| {
-            let (key, length) = (manifest.object(object).to_owned(), length as usize);
+            let (key, length) = (manifest.objects.key(object), length as usize);
             async move {
                 let stored = fetch(store, &key, length).await?;
                 blocking(move || {
@@ -325,7 +336,7 @@ async fn write_large(
         })
         .buffered(limits.chunks);
     let shared = Arc::clone(site);
-    let staged = blocking(move || shared.staging.file().map_err(|e| shared.error(&shared.entries[first], e)));
+    let staged = blocking(move || shared.staging.file().map_err(|e| shared.error(&shared.entry(first), e)));
     let mut state = (staged.await?, blake3::Hasher::new());
     while let Some(chunk) = data.try_next().await? {
         let length = chunk.len() as u64;
@@ -333,7 +344,7 @@ async fn write_large(
         let (mut staged, mut hasher) = state;
         state = blocking(move || {
             hasher.update(&chunk);
-            staged.file.write_all(&chunk).map_err(|e| shared.error(&shared.entries[first], e))?;
+            staged.file.write_all(&chunk).map_err(|e| shared.error(&shared.entry(first), e))?;
             Ok((staged, hasher))
         })
         .await?;
@@ -342,7 +353,7 @@ async fn write_large(
     }
     let (staged, hasher) = state;
     if hasher.finalize() != hash {
-        let name = site.entries[first].path.display().to_string();
+        let name = site.entry(first).path.display().to_string();
         return Err(SnapshotError::Damaged { name, cause: "its chunks do not make up its content".into() });
     }
     let shared = Arc::clone(site);
@@ -351,7 +362,7 @@ async fn write_large(
         let mut beneath = shared.beneath.clone();
         let mut staged = Some(staged);
         for (at, target) in targets.iter().enumerate() {
-            let entry = &shared.entries[target.entry];
+            let entry = shared.entry(target.entry);
             let last = at + 1 == targets.len();
             let mut place = || {
                 let file = if last {
@@ -365,9 +376,9 @@ async fn write_large(
                     None
                 };
                 let Some(file) = file else { return Ok(()) };
-                file.place(&mut beneath, &target.path, entry.mode, entry.mtime, target.replace)
+                file.place(&mut beneath, shared.place(target), entry.mode, entry.mtime, target.replace)
             };
-            place().map_err(|e| shared.error(entry, e))?;
+            place().map_err(|e| shared.error(&entry, e))?;
         }
         Ok(())
     })
@@ -389,7 +400,7 @@ pub async fn verify(
     options: &RestoreOptions,
     report: &RestoreReport,
 ) -> Result<Vec<PathBuf>, SnapshotError> {
-    let entries = selected(manifest, options);
+    let (entries, tree) = (selected(manifest, options), Arc::clone(&manifest.tree));
     let path = root.to_owned();
     let beneath = blocking(move || {
         let beneath = Beneath::open(&path).map_err(file_error("opening the folder", &path))?;
@@ -398,24 +409,25 @@ pub async fn verify(
     })
     .await?;
     let (report, base) = (report.clone(), options.base.clone());
-    let differing = each(entries, Limits::AMPLE.readers, &super::Quiet, move |entry, _| {
-        if report.skipped_links.contains(&entry.path) {
+    let differing = each(entries, Limits::AMPLE.readers, &super::Quiet, move |at, _| {
+        let Some(entry) = tree.get(*at as usize) else { return Ok(None) };
+        if report.skipped_links.iter().any(|link| link == entry.path) {
             return Ok(None);
         }
         let mut beneath = beneath.clone();
-        let path = placed(&entry.path, &report.kept);
-        let mut same = |kind: &Kind| {
+        let path = placed(entry.path, &report.kept);
+        let mut same = |kind: &Kind<'_>| {
             same_content(&mut beneath, &path, kind).map_err(|e| beneath.error("reading", &path, e))
         };
         if same(&entry.kind)? {
             return Ok(None);
         }
         // A local file that was left alone because there was nothing new to bring.
-        let known = base.as_ref().and_then(|base| base.find(&entry.path));
+        let known = base.as_ref().and_then(|base| base.find(entry.path));
         let nothing_new = known.is_some_and(|known| prepare::equal(&known.kind, &entry.kind));
         let mut beneath = beneath.clone();
         let there = beneath.stat(&path).map_err(|e| beneath.error("looking at", &path, e))?.is_some();
-        Ok((!(nothing_new && there)).then(|| entry.path.clone()))
+        Ok((!(nothing_new && there)).then(|| entry.path.to_owned()))
     })
     .await?;
     Ok(differing.into_iter().flatten().collect())

@@ -9,6 +9,7 @@ use std::{
 use super::{
     STAGING, SnapshotError,
     manifest::{FILE_MODE, FOLDER_MODE, Time},
+    tree::{TooLarge, Tree},
 };
 use crate::rules::{Decision, IgnoreFiles, Rules};
 
@@ -20,20 +21,6 @@ pub(super) struct Stat {
     pub(super) mtime: Time,
     pub(super) ctime: Time,
     pub(super) inode: u64,
-}
-
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(super) path: PathBuf,
-    pub(super) stat: Stat,
-    pub(super) kind: FoundKind,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum FoundKind {
-    Folder,
-    File,
-    Link(PathBuf),
 }
 
 impl Stat {
@@ -78,16 +65,16 @@ struct Pending {
     files: IgnoreFiles,
 }
 
-/// Everything below a folder that the rules let travel, by path, but the store. What vanishes while it is looked
+/// Everything below a folder that the rules let travel, by path, but the store; added to an empty tree. What vanishes while it is looked
 /// at was not there.
 pub(super) fn scan(
     root: &Path,
     rules: &Rules,
     store: Option<&Path>,
-) -> Result<(Vec<Found>, Vec<String>), SnapshotError> {
+    mut found: Tree,
+) -> Result<(Tree, Vec<String>), SnapshotError> {
     let root = &fs::canonicalize(root).map_err(file_error("reading the folder", root))?;
     let mut warnings = Vec::new();
-    let mut found = Vec::new();
     // Folders that were left out but may hold something that was not.
     let mut passed = Vec::new();
     let files = IgnoreFiles::above(root, rules, &mut warnings);
@@ -126,15 +113,19 @@ pub(super) fn scan(
                 // An ignored folder is entered only for rules that take something along.
                 if !out || rules.may_take_below(decision) {
                     pending.push(Pending { path: path.clone(), decision, ignored, files: files.clone() });
-                    let list = if out { &mut passed } else { &mut found };
-                    list.push(Found { path, stat, kind: FoundKind::Folder });
+                    if out {
+                        passed.push((path, stat));
+                    } else {
+                        let added = found.add_folder(&path, stat.mode, stat.mtime);
+                        added.map_err(|e| file_error("looking at", &entry.path())(e.into()))?;
+                    }
                 }
                 continue;
             }
             if out {
                 continue;
             }
-            let kind = if meta.is_symlink() {
+            let added = if meta.is_symlink() {
                 let target = match fs::read_link(entry.path()) {
                     Ok(target) => target,
                     Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => {
@@ -149,25 +140,25 @@ pub(super) fn scan(
                         target.display()
                     ));
                 }
-                FoundKind::Link(target)
+                found.add_link(&path, &target, stat.mode, stat.mtime)
             } else if meta.is_file() {
-                FoundKind::File
+                found.add_seen(&path, &stat)
             } else {
                 warnings.push(format!("{} is no file, folder or link and does not travel", path.display()));
                 continue;
             };
-            found.push(Found { path, stat, kind });
+            added.map_err(|e| file_error("looking at", &entry.path())(e.into()))?;
         }
     }
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    add_parents(&mut found, passed);
+    add_parents(&mut found, passed).map_err(|e| file_error("looking at", root)(e.into()))?;
+    found.sort();
     Ok((found, warnings))
 }
 
 /// Left-out folders that something lies in which travels.
-fn add_parents(found: &mut Vec<Found>, passed: Vec<Found>) {
+fn add_parents(found: &mut Tree, passed: Vec<(PathBuf, Stat)>) -> Result<(), TooLarge> {
     if passed.is_empty() {
-        return;
+        return Ok(());
     }
     let mut needed = std::collections::HashSet::new();
     for entry in found.iter() {
@@ -177,8 +168,12 @@ fn add_parents(found: &mut Vec<Found>, passed: Vec<Found>) {
             }
         }
     }
-    found.extend(passed.into_iter().filter(|folder| needed.contains(&folder.path)));
-    found.sort_by(|a, b| a.path.cmp(&b.path));
+    for (folder, stat) in passed {
+        if needed.contains(&folder) {
+            found.add_folder(&folder, stat.mode, stat.mtime)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tempfile::tempdir;
 use tokio_tar::{EntryType, Header};
+use tpi_proto::id::TaskId;
 use tpi_store::{
     Store,
     snapshot::{self, Manifest, Quiet, SnapshotError},
@@ -30,10 +31,27 @@ fn link(path: &str, target: &str) -> Value {
     json!({"path": path, "type": "link", "mode": 0, "mtime": [1, 0], "target": target})
 }
 
+fn lines(lines: &[Value]) -> Vec<u8> {
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    zstd::bulk::compress(text.as_bytes(), 1).unwrap()
+}
+
 fn manifest(objects: &[String], entries: &[Value]) -> Result<Manifest, SnapshotError> {
-    let value =
-        json!({"version": 1, "taken": "2026-01-01T00:00:00Z", "objects": objects, "entries": entries});
-    Manifest::from_bytes(&serde_json::to_vec(&value).unwrap())
+    let mut folders: Vec<&str> = Vec::new();
+    let objects: Vec<Value> = objects
+        .iter()
+        .map(|key| {
+            let (folder, hash) = key.rsplit_once('/').unwrap_or((key, ""));
+            let at = folders.iter().position(|known| *known == folder).unwrap_or_else(|| {
+                folders.push(folder);
+                folders.len() - 1
+            });
+            json!([at, hash, 0])
+        })
+        .collect();
+    let header =
+        json!({"version": 1, "taken": "2026-01-01T00:00:00Z", "folders": folders, "objects": objects});
+    Manifest::from_bytes(&lines(&[&[header], entries].concat()))
 }
 
 pub(crate) async fn manifests_that_lead_out(_backend: Backend) {
@@ -91,15 +109,53 @@ pub(crate) async fn manifests_that_lead_out(_backend: Backend) {
         let result = manifest(&[], &entries);
         assert!(matches!(result, Err(SnapshotError::Unsafe { .. })), "{entries:?}: {result:?}");
     }
-    for object in ["cache/../x", "tasks/x/record.json", "/etc/passwd", "cache/ABC", "environment"] {
-        let result = manifest(&[object.to_owned()], &[]);
+    let packs = format!("tasks/{}/packs", TaskId::deterministic("test").unwrap());
+    let upper = format!("cache/{}", EMPTY.to_uppercase());
+    let mut objects = vec!["cache/../x".to_owned(), "cache/ABC".into(), upper];
+    objects.extend(
+        [
+            "tasks/x/packs/0/1-1".to_owned(),
+            "tasks/x".into(),
+            "/etc".into(),
+            "environment".into(),
+            packs.clone(),
+            format!("{packs}/0"),
+            format!("{packs}/0/1"),
+            format!("{packs}/0/1-"),
+            format!("{packs}/00/1-1"),
+            format!("{packs}/0/1-1/2"),
+            format!("{packs}/../1-1"),
+        ]
+        .map(|folder| format!("{folder}/{EMPTY}")),
+    );
+    assert!(manifest(&[format!("{packs}/0/1-1/{EMPTY}")], &[]).is_ok());
+    for object in objects {
+        let result = manifest(std::slice::from_ref(&object), &[]);
         assert!(matches!(result, Err(SnapshotError::Damaged { .. })), "{object}: {result:?}");
     }
-    for bytes in
-        ["", "{", "[]", r#"{"version": 2, "taken": "2026-01-01T00:00:00Z", "objects": [], "entries": []}"#]
-    {
-        let result = Manifest::from_bytes(bytes.as_bytes());
-        assert!(matches!(result, Err(SnapshotError::Damaged { .. })), "{bytes}: {result:?}");
+    let header = json!({"version": 1, "taken": "2026-01-01T00:00:00Z", "folders": [], "objects": []});
+    assert!(Manifest::from_bytes(&lines(std::slice::from_ref(&header))).is_ok());
+    let mut newer = header.clone();
+    newer["version"] = 2.into();
+    let whole = lines(&[header.clone(), folder("a"), folder("b")]);
+    let twice = json!({"version": 1, "taken": "2026-01-01T00:00:00Z", "folders": ["cache"],
+        "objects": [[0, EMPTY, 1], [0, EMPTY, 1]]});
+    for bytes in [
+        Vec::new(),
+        b"{}".to_vec(),
+        header.to_string().into_bytes(),
+        lines(&[]),
+        lines(&[json!({})]),
+        lines(&[json!([])]),
+        lines(&[newer]),
+        lines(&[twice]),
+        lines(&[header.clone(), header.clone()]),
+        // Cut off, between lines as well.
+        whole[..whole.len() - 5].to_vec(),
+        zstd::bulk::compress(header.to_string().as_bytes(), 1).unwrap(),
+    ] {
+        let result = Manifest::from_bytes(&bytes);
+        assert!(matches!(result, Err(SnapshotError::Damaged { .. })), "{bytes:?}: {result:?}");
     }
 }
 

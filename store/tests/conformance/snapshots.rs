@@ -105,7 +105,7 @@ pub(crate) async fn machines_save_what_changed(backend: Backend) {
     let save = |base: Manifest| {
         let options = PushOptions {
             rules: Rules::everything(),
-            space: Space::Task(task.clone()),
+            space: Space::Save { task: task.clone(), run: "0-1".parse().unwrap(), save: 1 },
             index: None,
             base: Some(Arc::new(base)),
         };
@@ -217,6 +217,8 @@ pub(crate) async fn downloads_overwrite_nothing(backend: Backend) {
     assert_eq!(text(Path::new("turned")), "sent");
     let kept: Vec<&str> = report.kept.iter().map(|(from, _)| from.to_str().unwrap()).collect();
     assert_eq!(kept, ["changed-both", "new-both", "results", "turned"]);
+    assert_eq!(report.changed_here, [PathBuf::from("changed-here")]);
+    assert_eq!(report.unchanged, 1, "only `same` is what was saved");
     for (from, to) in &report.kept {
         assert!(to.to_str().unwrap().starts_with(&format!("{}.tpi-", from.display())), "{to:?}");
     }

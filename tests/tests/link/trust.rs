@@ -1,10 +1,12 @@
 //! Whom the controller believes, and who believes it.
 
 use anyhow::Result;
+use jiff::{SignedDuration, Timestamp};
 use tpi_controller::link::{
     ConnectError,
     connect::{connect, connect_as},
 };
+use tpi_store::identity::{Holder, PrivateKey};
 
 use crate::rig::{Rig, run};
 
@@ -54,10 +56,10 @@ async fn each_way_of_not_connecting_has_its_own_error() -> Result<()> {
     let wrong = dial(&rig.user).await.expect_err("another run's certificate");
     assert!(matches!(wrong, ConnectError::WrongCertificate { .. }), "{wrong}");
     // The right address, another certificate of the right name.
-    let key = rcgen::KeyPair::generate()?;
-    let params = rcgen::CertificateParams::new(vec![run(0, 1).server_name(&rig.task)])?;
+    let (name, now) = (run(0, 1).server_name(&rig.task), Timestamp::now());
+    let until = now + SignedDuration::from_hours(1);
     let mut forged = identity.clone();
-    forged.certificate = params.self_signed(&key)?.pem();
+    forged.certificate = PrivateKey::generate()?.certify(Holder::Agent { name: &name }, now, until)?.pem;
     rig.rewrite_identity(&forged).await?;
     let wrong = dial(&rig.user).await.expect_err("another certificate");
     assert!(matches!(wrong, ConnectError::WrongCertificate { .. }), "{wrong}");

@@ -1,8 +1,5 @@
 use proptest::prelude::*;
-use tpi_proto::{
-    id::{Attempt, MachineId, SlotIndex},
-    state::{Lease, STATUS_VERSION},
-};
+use tpi_proto::id::{Attempt, MachineId, RunId, SlotIndex};
 
 use super::*;
 
@@ -12,18 +9,12 @@ fn at(second: i64) -> Timestamp {
 
 fn machine() -> Machine {
     let status = SlotStatus {
-        version: STATUS_VERSION,
-        slot: SlotIndex(0),
-        attempt: Attempt(1),
-        machine: MachineId("m".to_owned()),
-        generation: 1,
-        state: SlotState::Active { phase: Phase::Boot },
-        lease: Lease { renewals: 0, ttl_millis: 1000 },
         phases: vec![PhaseTiming { phase: Phase::Boot, started: at(0), ended: None, budget_seconds: 300 }],
-        log_stored: 0,
-        log_complete: None,
-        saved: None,
-        warnings: Vec::new(),
+        ..SlotStatus::claimed(
+            RunId { slot: SlotIndex(0), attempt: Attempt(1) },
+            MachineId("m".to_owned()),
+            1000,
+        )
     };
     let budgets = Budgets {
         timings: Timings::default(),

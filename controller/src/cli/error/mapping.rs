@@ -9,7 +9,7 @@ use crate::{
     cli::{PROGRAM, exit::Exit},
     engine::{EngineError, ErrorKind},
     home::HomeError,
-    link::{CallError, ConnectError, FollowError, IdentityError, forward::ForwardError, shell::ShellError},
+    link::{CallError, ConnectError, FollowError, IdentityError, StreamError},
     spec::{Field, SpecErrors},
 };
 
@@ -151,7 +151,7 @@ impl From<IdentityError> for CliError {
             IdentityError::File { .. } => Self::new(Exit::Request, problem),
             IdentityError::Certificate { .. } => Self::new(Exit::Request, problem)
                 .hint("remove the directory `identity` in the state directory: another key is made"),
-            IdentityError::Key(_) => Self::new(Exit::Internal, problem),
+            IdentityError::Key(_) | IdentityError::Pair(_) => Self::new(Exit::Internal, problem),
         }
     }
 }
@@ -190,23 +190,14 @@ impl From<CallError> for CliError {
     }
 }
 
-impl From<ShellError> for CliError {
-    fn from(error: ShellError) -> Self {
+impl From<StreamError> for CliError {
+    fn from(error: StreamError) -> Self {
         match error {
-            ShellError::Call(error) => error.into(),
-            ShellError::Local { ref source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe => {
+            StreamError::Call(error) => error.into(),
+            StreamError::Local { ref source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe => {
                 Self::BrokenPipe
             }
-            ShellError::Local { .. } => Self::new(Exit::Request, Problem::of(&error)),
-        }
-    }
-}
-
-impl From<ForwardError> for CliError {
-    fn from(error: ForwardError) -> Self {
-        match error {
-            ForwardError::Call(error) => error.into(),
-            ForwardError::Local { .. } => Self::new(Exit::Request, Problem::of(&error)),
+            StreamError::Local { .. } => Self::new(Exit::Request, Problem::of(&error)),
         }
     }
 }

@@ -105,6 +105,8 @@ impl View {
                         parts.push(format!("attempt {}", status.attempt));
                     }
                 }
+                // Connected, and about to be told more.
+                None if matches!(self.sources.get(&slot), Some(Source::Live { .. })) => {}
                 None => parts.push("waiting for a machine".to_owned()),
             }
         } else {
@@ -240,6 +242,13 @@ mod tests {
         drop(view.status(running));
         drop(view.source(SlotIndex(0), Source::Live { address: "127.0.0.1:1".to_owned() }));
         assert!(!view.may_miss_the_end());
+        assert_eq!(view.line(now), "running 2m 5s · live");
+        view.statuses.clear();
+        assert_eq!(view.line(now), "live", "connected: not waiting for a machine any more");
+        let mut running = status(0, SlotState::Active { phase: Phase::Run });
+        running.phases =
+            vec![PhaseTiming { phase: Phase::Run, started: began, ended: None, budget_seconds: 10 }];
+        drop(view.status(running));
         let mut load = sample();
         view.sample(SlotIndex(0), load.clone());
         assert_eq!(view.line(now), "running 2m 5s · cpu 45% · memory 3.1 GB of 16 GB · live");

@@ -22,13 +22,11 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tpi_proto::id::{MachineId, TaskId};
+use tpi_store::private::{replace_private, write_private};
 use url::Url;
 
 use super::process::ProcessId;
-use crate::{
-    cloud::{Machine, MachineEnd},
-    home::write_private,
-};
+use crate::cloud::{Machine, MachineEnd};
 
 /// Version of the shapes in this module.
 pub(super) const LOCAL_VERSION: u32 = 1;
@@ -212,10 +210,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
 /// Atomic, readable by the owner only. Never makes the folder of a task that was removed: a group whose
 /// directory is gone must notice it.
 pub(super) fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    if !path.parent().is_some_and(Path::is_dir) {
-        return Err(io::ErrorKind::NotFound.into());
-    }
-    write_private(path, &serde_json::to_vec_pretty(value)?)
+    replace_private(path, &serde_json::to_vec_pretty(value)?)
 }
 
 /// As [`write`], and makes the folder.

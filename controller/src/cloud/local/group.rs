@@ -28,7 +28,7 @@ use tokio::{
 };
 use tpi_proto::{
     id::{MachineId, SlotIndex},
-    state::{Outcome, Phase, SlotState, SlotStatus},
+    state::{Failure, Outcome, Phase, SlotState, SlotStatus},
 };
 use tpi_store::{
     Store,
@@ -95,8 +95,7 @@ pub async fn run(dir: &Path) -> Result<(), GroupError> {
     if machine::is_machine(dir) {
         return Err(machine::become_agent(dir));
     }
-    // Fails only where this process leads a session already, which is what is wanted.
-    let _leads_already = rustix::process::setsid();
+    process::leave_terminal().map_err(|e| GroupError::because("leaving the terminal", e))?;
     let mut terminate =
         signal(SignalKind::terminate()).map_err(|e| GroupError::because("listening for SIGTERM", e))?;
     let files = Files::at(dir);
@@ -517,6 +516,10 @@ async fn clear_disk(files: &Files, config: &GroupConfig, store: &Store, machine:
 /// Whether a slot has ended with its work directory and its whole log in the store.
 fn is_stored(status: &SlotStatus) -> bool {
     let SlotState::Finished { outcome, .. } = &status.state else { return false };
+    if let Outcome::Failed { failure: Failure::AgentLost, .. } = outcome {
+        // The machine only found that the one before it was gone, and has nothing of its own.
+        return true;
+    }
     let saved = match outcome {
         Outcome::Exited { .. } | Outcome::Signalled { .. } | Outcome::Stopped => status.saved.is_some(),
         Outcome::TimedOut { phase } => *phase != Phase::Save && status.saved.is_some(),

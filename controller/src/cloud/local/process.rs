@@ -12,6 +12,7 @@ use std::{
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
+use tokio::signal::unix::{SignalKind, signal};
 use tpi_proto::id::MachineId;
 
 /// A process that cannot be mistaken for a later one with the same id.
@@ -21,6 +22,30 @@ pub(super) struct ProcessId {
     pub(super) pid: i32,
     /// Start time in clock ticks since boot.
     pub(super) started: u64,
+}
+
+/// Makes this process the leader of a session without a terminal. Whoever started it made it the leader of a process
+/// group before it could be sent anything from the terminal; a leader of a group cannot lead a session, so it goes back
+/// into its parent's group for a moment, deaf to what the terminal sends, and leaves from there. Where neither is
+/// possible it stays apart from the terminal's foreground, which is what matters. Needs a tokio runtime.
+pub(super) fn leave_terminal() -> io::Result<()> {
+    use rustix::process::{getpgid, getppid, setpgid, setsid};
+    if setsid().is_ok() {
+        return Ok(());
+    }
+    // Once handled, these never end this process again. What it starts begins with the defaults.
+    let stop = SignalKind::from_raw(Signal::TSTP.as_raw());
+    for kind in [SignalKind::interrupt(), SignalKind::quit(), SignalKind::hangup(), stop] {
+        drop(signal(kind)?);
+    }
+    let parents = getppid().map(|parent| getpgid(Some(parent)));
+    if let Some(Ok(group)) = parents
+        && setpgid(None, Some(group)).is_ok()
+        && let Err(error) = setsid()
+    {
+        tracing::debug!(%error, "stays in the session that it was started in");
+    }
+    Ok(())
 }
 
 /// What `/proc/{pid}/stat` says.

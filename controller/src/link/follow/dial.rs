@@ -65,13 +65,6 @@ pub(super) async fn first_of(
 }
 
 /// An error and its causes.
-pub(super) fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text.replace('\n', " ")
+pub(super) fn one_line(error: &dyn std::error::Error) -> String {
+    tpi_proto::fault::chain(error).replace('\n', " ")
 }

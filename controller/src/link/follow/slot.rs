@@ -22,7 +22,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tpi_proto::{
     id::{Attempt, RunId, SlotIndex},
-    state::{SlotState, SlotStatus},
+    state::{Failure, Outcome, SlotState, SlotStatus},
 };
 use tpi_store::{StoreError, StoreErrorKind, log, log::Record, telemetry, telemetry::Sample};
 
@@ -381,6 +381,8 @@ impl SlotFollower {
             }
             match status.log_complete {
                 Some(length) if self.offset < length => {}
+                // Nobody was left to say how long it was.
+                None if is_lost(status) => {}
                 Some(_) | None => {
                     let length = status.log_complete.unwrap_or(self.offset);
                     self.say_complete(length).await?;
@@ -591,10 +593,11 @@ impl SlotFollower {
     }
 
     async fn say_status(&mut self, status: &SlotStatus) -> Result<(), Halt> {
-        let news = self
-            .seen
-            .last()
-            .is_none_or(|newest| (status.attempt, status.generation) > (newest.attempt, newest.generation));
+        let news = self.seen.last().is_none_or(|newest| {
+            // What a machine told last may not have reached the store when another one found it gone.
+            let ends = status.attempt == newest.attempt && is_lost(status) && !is_over(newest);
+            ends || (status.attempt, status.generation) > (newest.attempt, newest.generation)
+        });
         if !news {
             return Ok(());
         }
@@ -657,6 +660,24 @@ fn is_over(status: &SlotStatus) -> bool {
     match &status.state {
         SlotState::Finished { .. } | SlotState::Interrupted => true,
         SlotState::Active { .. } | SlotState::Stopping { .. } => false,
+    }
+}
+
+/// The machine was gone without a word, and the slot has got no other.
+fn is_lost(status: &SlotStatus) -> bool {
+    match &status.state {
+        SlotState::Finished { outcome: Outcome::Failed { failure, .. }, .. } => match failure {
+            Failure::AgentLost => true,
+            Failure::Restore | Failure::Start | Failure::Save | Failure::Prepare | Failure::Store => false,
+        },
+        SlotState::Finished {
+            outcome:
+                Outcome::Exited { .. } | Outcome::Signalled { .. } | Outcome::TimedOut { .. } | Outcome::Stopped,
+            ..
+        }
+        | SlotState::Active { .. }
+        | SlotState::Stopping { .. }
+        | SlotState::Interrupted => false,
     }
 }
 

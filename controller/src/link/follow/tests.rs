@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use tpi_proto::{
     id::MachineId,
-    state::{Lease, Outcome, Phase, STATUS_VERSION, SlotState},
+    state::{Failure, Outcome, Phase, SlotState},
 };
 use tpi_store::log::{Stream, encode_frame, encode_segment};
 
@@ -41,18 +41,15 @@ impl Rig {
 
     async fn status(&self, attempt: u32, generation: u64, state: SlotState, complete: Option<u64>) {
         let status = SlotStatus {
-            version: STATUS_VERSION,
-            slot: SLOT,
-            attempt: Attempt(attempt),
-            machine: MachineId("m".to_owned()),
             generation,
             state,
-            lease: Lease { renewals: 0, ttl_millis: 1000 },
-            phases: Vec::new(),
             log_stored: complete.unwrap_or_default(),
             log_complete: complete,
-            saved: None,
-            warnings: Vec::new(),
+            ..SlotStatus::claimed(
+                RunId { slot: SLOT, attempt: Attempt(attempt) },
+                MachineId("m".to_owned()),
+                1000,
+            )
         };
         self.store.put_json(&self.keys.slot(SLOT), &status).await.expect("written");
     }
@@ -133,6 +130,20 @@ async fn a_promised_log_that_is_not_there_is_lost() {
     rig.status(1, 3, finished(), Some(8)).await;
     let mut events = rig.follow(Start::Beginning, true);
     expect(&mut events, &["status 1 3", "Store { why: Ended }", "log 1 0 half", "lost 1 4", "end"]).await;
+}
+
+#[tokio::test]
+async fn the_log_of_a_slot_that_was_given_up_is_not_called_complete() {
+    let rig = Rig::new();
+    rig.segment(1, 0, "half").await;
+    rig.status(1, 3, at_work(), None).await;
+    let mut events = rig.follow(Start::Beginning, true);
+    expect(&mut events, &["status 1 3", "Store { why: NotWanted }", "log 1 0 half"]).await;
+    let message = "3 in a row".to_owned();
+    let outcome = Outcome::Failed { phase: Phase::Run, failure: Failure::AgentLost, message };
+    // No newer than what was seen: the lost machine had told more than it wrote.
+    rig.status(1, 3, SlotState::Finished { outcome, at: Timestamp::UNIX_EPOCH }, None).await;
+    expect(&mut events, &["status 1 3", "Store { why: Ended }", "lost 1 4", "end"]).await;
 }
 
 #[tokio::test]

@@ -13,16 +13,18 @@ use super::placed;
 use crate::snapshot::{
     Existing, OutsideLinks, RestoreOptions, RestoreReport, SnapshotError,
     beneath::Beneath,
-    manifest::{Entry, FILE_MODE, FOLDER_MODE, Kind, Time},
+    manifest::{FILE_MODE, FOLDER_MODE, Time},
     scan::points_outside,
+    tree::{Entry, Kind, Tree},
 };
 
 /// A file or link that is to be made.
 #[derive(Debug)]
 pub(super) struct Target {
     /// Position of the entry.
-    pub(super) entry: usize,
-    pub(super) path: PathBuf,
+    pub(super) entry: u32,
+    /// Where, if not at the entry's own path.
+    pub(super) path: Option<PathBuf>,
     /// Whether what is there then may be replaced.
     pub(super) replace: bool,
 }
@@ -50,7 +52,7 @@ fn kind_of(stat: &Stat) -> FileType {
 }
 
 /// Whether two entries have the same content, times and modes aside.
-pub(super) fn equal(a: &Kind, b: &Kind) -> bool {
+pub(super) fn equal(a: &Kind<'_>, b: &Kind<'_>) -> bool {
     match (a, b) {
         (Kind::Folder, Kind::Folder) => true,
         (Kind::Link { target: a }, Kind::Link { target: b }) => a == b,
@@ -60,7 +62,7 @@ pub(super) fn equal(a: &Kind, b: &Kind) -> bool {
 }
 
 /// Whether what is at a path has the content that an entry tells. Reads files.
-pub(super) fn same_content(beneath: &mut Beneath, path: &Path, kind: &Kind) -> io::Result<bool> {
+pub(super) fn same_content(beneath: &mut Beneath, path: &Path, kind: &Kind<'_>) -> io::Result<bool> {
     let Some(stat) = beneath.stat(path)? else { return Ok(false) };
     match kind {
         Kind::Folder => Ok(kind_of(&stat) == FileType::Directory),
@@ -91,28 +93,34 @@ pub(super) fn same_content(beneath: &mut Beneath, path: &Path, kind: &Kind) -> i
 /// Makes the folders and decides about everything else.
 pub(super) fn prepare(
     beneath: &mut Beneath,
-    entries: &[Entry],
+    tree: &Tree,
+    entries: &[u32],
     options: &RestoreOptions,
 ) -> Result<Prepared, SnapshotError> {
+    let target = |at, entry: &Entry<'_>, (path, replace): (PathBuf, bool)| {
+        let path = (path != entry.path).then_some(path);
+        Target { entry: at, path, replace }
+    };
     let mut prepared = Prepared::default();
-    for (at, entry) in entries.iter().enumerate() {
-        let path = placed(&entry.path, &prepared.report.kept);
-        match &entry.kind {
-            Kind::Folder => prepare_folder(beneath, entry, path, options, &mut prepared)?,
+    for &at in entries {
+        let Some(entry) = tree.get(at as usize) else { continue };
+        let path = placed(entry.path, &prepared.report.kept);
+        match entry.kind {
+            Kind::Folder => prepare_folder(beneath, &entry, path, options, &mut prepared)?,
             Kind::Link { target }
-                if options.outside_links == OutsideLinks::Skip && points_outside(&entry.path, target) =>
+                if options.outside_links == OutsideLinks::Skip && points_outside(entry.path, target) =>
             {
-                prepared.report.skipped_links.push(entry.path.clone());
+                prepared.report.skipped_links.push(entry.path.to_owned());
             }
             Kind::Link { .. } => {
-                if let Some((path, replace)) = decide(beneath, entry, path, options, &mut prepared.report)? {
-                    prepared.links.push(Target { entry: at, path, replace });
+                if let Some(place) = decide(beneath, &entry, path, options, &mut prepared.report)? {
+                    prepared.links.push(target(at, &entry, place));
                 }
             }
             Kind::File { size, .. } => {
-                if let Some((path, replace)) = decide(beneath, entry, path, options, &mut prepared.report)? {
-                    prepared.files.push(Target { entry: at, path, replace });
-                    prepared.needed = prepared.needed.saturating_add(*size);
+                if let Some(place) = decide(beneath, &entry, path, options, &mut prepared.report)? {
+                    prepared.files.push(target(at, &entry, place));
+                    prepared.needed = prepared.needed.saturating_add(size);
                 }
             }
         }
@@ -122,7 +130,7 @@ pub(super) fn prepare(
 
 fn prepare_folder(
     beneath: &mut Beneath,
-    entry: &Entry,
+    entry: &Entry<'_>,
     mut path: PathBuf,
     options: &RestoreOptions,
     prepared: &mut Prepared,
@@ -136,7 +144,7 @@ fn prepare_folder(
     {
         if kind_of(stat) == FileType::Symlink {
             let cause = "a link is where a folder has to be".into();
-            return Err(SnapshotError::Unsafe { path: entry.path.clone(), cause });
+            return Err(SnapshotError::Unsafe { path: entry.path.to_owned(), cause });
         }
         match options.existing {
             Existing::Replace => {
@@ -146,7 +154,7 @@ fn prepare_folder(
             Existing::KeepBoth => {
                 path = beside(beneath, &path, &entry.kind)?.0;
                 there = looking(beneath, &path)?;
-                prepared.report.kept.push((entry.path.clone(), path.clone()));
+                prepared.report.kept.push((entry.path.to_owned(), path.clone()));
             }
         }
     }
@@ -176,7 +184,7 @@ fn prepare_folder(
 /// Where to write a file or link, and whether over what is there; `None` when there is nothing to do.
 fn decide(
     beneath: &mut Beneath,
-    entry: &Entry,
+    entry: &Entry<'_>,
     path: PathBuf,
     options: &RestoreOptions,
     report: &mut RestoreReport,
@@ -186,7 +194,7 @@ fn decide(
     let Some(stat) = beneath.stat(&path).map_err(|e| failed(beneath, e))? else {
         return Ok(Some((path, replace)));
     };
-    let mut same = |kind: &Kind| same_content(beneath, &path, kind).map_err(|e| failed(beneath, e));
+    let mut same = |kind: &Kind<'_>| same_content(beneath, &path, kind).map_err(|e| failed(beneath, e));
     if same(&entry.kind)? {
         report.unchanged += u64::from(matches!(entry.kind, Kind::File { .. }));
         if replace && matches!(entry.kind, Kind::File { .. }) && !looks_right(&stat, entry) {
@@ -197,15 +205,15 @@ fn decide(
     match options.existing {
         Existing::Replace if kind_of(&stat) == FileType::Directory => {
             let cause = "a folder is where a file or link has to be".into();
-            Err(SnapshotError::Unsafe { path: entry.path.clone(), cause })
+            Err(SnapshotError::Unsafe { path: entry.path.to_owned(), cause })
         }
         Existing::Replace => Ok(Some((path, true))),
         Existing::KeepBoth => {
-            let base = options.base.as_ref().and_then(|base| base.find(&entry.path));
+            let base = options.base.as_ref().and_then(|base| base.find(entry.path));
             if let Some(base) = base {
                 if equal(&base.kind, &entry.kind) {
-                    // Changed here, not there: nothing new to bring.
-                    report.unchanged += u64::from(matches!(entry.kind, Kind::File { .. }));
+                    // Changed here, not there: nothing new to bring, and the user's own is no result to count.
+                    report.changed_here.push(path);
                     return Ok(None);
                 }
                 if !matches!(base.kind, Kind::Folder) && same(&base.kind)? {
@@ -214,7 +222,7 @@ fn decide(
                 }
             }
             let (place, there) = beside(beneath, &path, &entry.kind)?;
-            report.kept.push((entry.path.clone(), place.clone()));
+            report.kept.push((entry.path.to_owned(), place.clone()));
             if there {
                 report.unchanged += u64::from(matches!(entry.kind, Kind::File { .. }));
                 return Ok(None);
@@ -225,13 +233,13 @@ fn decide(
 }
 
 #[expect(clippy::unnecessary_cast, reason = "the types of these fields differ between systems")]
-fn looks_right(stat: &Stat, entry: &Entry) -> bool {
+fn looks_right(stat: &Stat, entry: &Entry<'_>) -> bool {
     let mtime = Time(stat.st_mtime as i64, u32::try_from(stat.st_mtime_nsec as i64).unwrap_or(0));
     stat.st_mode & FILE_MODE == entry.mode && mtime == entry.mtime
 }
 
 /// A free name beside a path, or one that has the content already (then `true`).
-fn beside(beneath: &mut Beneath, path: &Path, kind: &Kind) -> Result<(PathBuf, bool), SnapshotError> {
+fn beside(beneath: &mut Beneath, path: &Path, kind: &Kind<'_>) -> Result<(PathBuf, bool), SnapshotError> {
     let hash = match kind {
         Kind::File { hash, .. } => *hash,
         Kind::Link { target } => blake3::hash(target.as_os_str().as_bytes()),
