@@ -15,6 +15,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{OFlags, fcntl_getfl, fcntl_setfl},
     io::Errno,
+    pipe::fcntl_setpipe_size,
 };
 use tokio::sync::{mpsc, oneshot};
 use tpi_store::log::Stream;
@@ -25,7 +26,9 @@ use crate::{
     supervisor::{Concern, Event},
 };
 
-const READ_BYTES: usize = 64 << 10;
+const READ_BYTES: usize = 128 << 10;
+/// Room in a pipe: what a script may write ahead before the pump has to have its turn. As much as anybody may ask for.
+const PIPE_BYTES: usize = 1 << 20;
 /// How often a full disk is tried again.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -71,6 +74,8 @@ impl Pump {
     ) -> io::Result<Self> {
         for pipe in [&pipes.stdout, &pipes.stderr] {
             fcntl_setfl(pipe, fcntl_getfl(pipe)? | OFlags::NONBLOCK)?;
+            // A pipe of the usual size is only slower.
+            drop(fcntl_setpipe_size(pipe, PIPE_BYTES));
         }
         let (cut_seen, cut) = io::pipe()?;
         let (abandon_seen, abandon) = io::pipe()?;
