@@ -75,7 +75,7 @@ impl Pump {
         for pipe in [&pipes.stdout, &pipes.stderr] {
             fcntl_setfl(pipe, fcntl_getfl(pipe)? | OFlags::NONBLOCK)?;
             // A pipe of the usual size is only slower.
-            drop(fcntl_setpipe_size(pipe, PIPE_BYTES));
+            let _usual = fcntl_setpipe_size(pipe, PIPE_BYTES);
         }
         let (cut_seen, cut) = io::pipe()?;
         let (abandon_seen, abandon) = io::pipe()?;
