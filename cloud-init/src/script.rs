@@ -11,6 +11,12 @@ const ARM: &str = include_str!("parts/arm.sh");
 const START: &str = include_str!("parts/start.sh");
 const INSTALL: &str = include_str!("parts/install.sh");
 const FETCH: &str = include_str!("parts/fetch.py");
+/// An agent that gave its machine back has switched it off; this makes sure. (`SuccessAction=` would be shorter, but
+/// systemd before 254 also takes it on the way to a restart.)
+const SUCCESS: &str = concat!(
+    r#"ExecStopPost=/bin/sh -c '[ "$$SERVICE_RESULT" != success ] || "#,
+    "systemctl --no-block start tpi-power-off.service'\n"
+);
 /// Where AWS's metadata service is found from every instance.
 const METADATA: &str = "http://169.254.169.254";
 
@@ -25,7 +31,7 @@ pub(crate) fn user_data(bootstrap: &Bootstrap) -> Result<String, RenderError> {
             ("AFTER_BOOT", &power_off.after_boot_seconds.to_string()),
         ],
     );
-    let success = if bootstrap.config.power_off { "SuccessAction=poweroff\n" } else { "" };
+    let success = if bootstrap.config.power_off { SUCCESS } else { "" };
     let start = fill(
         START,
         &[

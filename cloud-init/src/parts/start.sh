@@ -39,10 +39,10 @@ After=tpi-install.service network-online.target
 StartLimitIntervalSec=3600
 StartLimitBurst=5
 OnFailure=tpi-power-off.service
-@SUCCESS@
+
 [Service]
 ExecStart=/usr/local/bin/tpi-agent run --config /etc/tpi/machine.json
-Restart=on-failure
+@SUCCESS@Restart=on-failure
 RestartSec=5
 # Another machine continues the slot: this one has nothing left to do.
 RestartPreventExitStatus=75
