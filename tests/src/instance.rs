@@ -33,8 +33,6 @@ use self::sigv4::{Credential, Refusal};
 pub const REGION: &str = "eu-west-1";
 /// The bucket.
 pub const BUCKET: &str = "tpi-test-bucket";
-/// The instance.
-pub const INSTANCE: &str = "i-0123456789abcdef0";
 /// Where the notice of an interruption appears.
 pub const INTERRUPTION: &str = "spot/instance-action";
 /// Where the notice appears that one is likely.
@@ -89,7 +87,9 @@ impl Instance {
         {
             let mut state = shared.lock();
             state.lifetime = lifetime;
-            for (path, value) in [("instance-id", INSTANCE), ("public-ipv4", "192.0.2.7"), (ROLES, ROLE)] {
+            // An agent ends what an earlier one has left on its machine, found by this name: no two may share it.
+            let id = format!("i-{:017x}", (u64::from(std::process::id()) << 16) | u64::from(address.port()));
+            for (path, value) in [("instance-id", &*id), ("public-ipv4", "192.0.2.7"), (ROLES, ROLE)] {
                 state.metadata.insert(path.to_owned(), value.to_owned());
             }
         }
@@ -99,6 +99,12 @@ impl Instance {
             drop(axum::serve(listener, app).await);
         });
         Ok(Self { address, shared, server })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> String {
+        self.shared.lock().metadata.get("instance-id").cloned().unwrap_or_default()
     }
 
     /// Where all of it is.

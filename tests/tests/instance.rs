@@ -25,7 +25,7 @@ use tpi_store::{
     layout::TaskKeys,
     record::{Identity, Intent, RECORD_VERSION, TaskRecord},
 };
-use tpi_tests::instance::{BUCKET, INSTANCE, INTERRUPTION, Instance, REBALANCE, REGION};
+use tpi_tests::instance::{BUCKET, INTERRUPTION, Instance, REBALANCE, REGION};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -208,17 +208,18 @@ async fn an_agent_learns_who_it_is_and_takes_itself_out_of_its_group() -> Result
         world.log()
     );
     assert_eq!(agent.ended().await?.code(), Some(0), "{}", world.log());
-    assert_eq!(status.machine.0, INSTANCE);
-    assert_eq!(status.log_complete, Some(INSTANCE.len() as u64 + 1));
+    let id = world.instance.id();
+    assert_eq!(status.machine.0, id);
+    assert_eq!(status.log_complete, Some(id.len() as u64 + 1));
     let identity = world.store.get_json::<Identity>(&world.keys.identity(status.run())).await?;
     let (identity, _) = identity.context("it was published")?;
-    assert_eq!(identity.machine.0, INSTANCE);
+    assert_eq!(identity.machine.0, id);
     assert_eq!(identity.addresses.len(), 1);
     assert!(identity.addresses[0].starts_with("192.0.2.7:"), "{:?}", identity.addresses);
     assert_eq!(
         world.instance.released(),
         [format!(
-            "Action=TerminateInstanceInAutoScalingGroup&InstanceId={INSTANCE}\
+            "Action=TerminateInstanceInAutoScalingGroup&InstanceId={id}\
              &ShouldDecrementDesiredCapacity=true&Version=2011-01-01"
         )]
     );
@@ -266,7 +267,8 @@ async fn credentials_are_renewed_before_they_expire() -> Result<()> {
     let mut agent = world.start()?;
     world.status("the run", |s| s.phases.iter().any(|p| p.phase == tpi_proto::state::Phase::Run)).await?;
     // The lease is renewed all the time: with ever new credentials, of which the first have expired by then.
-    tpi_tests::eventually("new credentials", || (world.instance.used().len() > 9).then_some(()))?;
+    tpi_tests::eventually("new credentials", || (world.instance.used().len() > 9).then_some(()))
+        .with_context(|| format!("{:?}\n{}", world.instance.refusals(), world.log()))?;
     std::fs::write(world.work("go"), "")?;
     world.status("the end", |s| s.state.is_final()).await?;
     assert_eq!(agent.ended().await?.code(), Some(0), "{}", world.log());
@@ -284,7 +286,7 @@ async fn without_tokens_nothing_is_asked() -> Result<()> {
     assert_eq!(agent.ended().await?.code(), Some(1), "{}", world.log());
     assert!(world.log().contains("for this machine's name: no token from"), "{}", world.log());
     // With a known name the store is next, and wants credentials.
-    world.config.machine = MachineName::Fixed(tpi_proto::id::MachineId("m1".to_owned()));
+    world.config.machine = MachineName::Fixed(tpi_proto::id::MachineId(world.instance.id()));
     let mut agent = world.start()?;
     assert_eq!(agent.ended().await?.code(), Some(1), "{}", world.log());
     // A question without a token would have been refused, and kept.

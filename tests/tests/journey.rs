@@ -159,13 +159,14 @@ fn submitting_again_attaches_instead_of_starting_a_second_one() -> Result<()> {
 #[test]
 fn slots_know_their_rank_and_never_share_anything() -> Result<()> {
     let rig = Rig::new()?;
-    let script = "#!/bin/sh\necho rank $TPI_SLOT of $TPI_SLOTS attempt $TPI_ATTEMPT\nmkdir -p results\necho $TPI_SLOT > results/rank\n";
+    let script = "#!/bin/sh\necho rank $TPI_SLOT of $TPI_SLOTS attempt $TPI_ATTEMPT beside $TPI_PEERS\nmkdir -p results\necho $TPI_SLOT > results/rank\n";
     let task =
         rig.submit("ranks", script, &["--parallelism", "3", "--workdir", ".", "--results", "results"])?;
     for slot in 0..3 {
         rig.wait_slot(&task, slot, "the slot to end", |s| s.state.is_final())?;
         let logs = rig.run(["logs", "ranks", "--slot", &slot.to_string()])?.success()?;
-        ensure!(logs.stdout_text() == format!("rank {slot} of 3 attempt 1\n"), "{}", logs.description());
+        let said = format!("rank {slot} of 3 attempt 1 beside 127.0.0.1,127.0.0.1,127.0.0.1\n");
+        ensure!(logs.stdout_text() == said, "{}", logs.description());
     }
     rig.wait_empty()?;
     let done = rig.run(["attach", "ranks"])?.success()?;
