@@ -99,7 +99,15 @@ impl Local {
     fn look(&self, task: &TaskId) -> Result<Observed, CloudError> {
         let files = Files::new(&self.root, task);
         let reading = |e| failed(format!("reading the group of {task}"), Leftovers::Unknown, e);
-        let Some(state) = files.read_state().map_err(reading)? else {
+        let runs = |state: &files::GroupState| state.process.is_some_and(ProcessId::is_alive);
+        let mut read = files.read_state().map_err(reading)?;
+        let mut running = read.as_ref().is_some_and(runs);
+        if !running && read.as_ref().is_some_and(|state| state.process.is_some()) {
+            // It may have noted its end, and ended, since that was read; what it leaves now is its last word.
+            read = files.read_state().map_err(reading)?;
+            running = read.as_ref().is_some_and(runs);
+        }
+        let Some(state) = read else {
             let machines = files.read_ledger().map_err(reading)?.map(|l| l.machines).unwrap_or_default();
             return Ok(Observed { group: GroupState::Absent, machines, shortages: Vec::new() });
         };
@@ -114,7 +122,6 @@ impl Local {
                     && !entry.agent.is_some_and(ProcessId::is_alive)
                     && process::of_machine(&entry.id, entry.agent).is_empty()
                 {
-                    let running = state.process.is_some_and(ProcessId::is_alive);
                     // One that is being launched right now has no process yet.
                     if !(running && entry.agent.is_none()) {
                         entry.finish(MachineEnd::Lost, now);
@@ -123,7 +130,7 @@ impl Local {
                 entry.to_machine()
             })
             .collect();
-        let group = match (state.process.is_some_and(ProcessId::is_alive), state.ended) {
+        let group = match (running, state.ended) {
             (true, _) => GroupState::Active { size: state.size },
             (false, Some(_)) => GroupState::Ended,
             // It was killed; `ensure` starts it again.
