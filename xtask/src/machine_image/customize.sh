@@ -13,6 +13,8 @@ for unit in \
 do
   ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
+# cloud-init's first stage asks for an address by DHCP, which nobody here gives: the second finds its data alone.
+ln -sf /dev/null "$root/etc/systemd/system/cloud-init-local.service"
 ln -sf /lib/systemd/system/multi-user.target "$root/etc/systemd/system/default.target"
 # What a unit prints on the console is what the engine keeps as the container's log.
 mkdir -p "$root/etc/systemd/journald.conf.d" "$root/etc/systemd/system.conf.d"
