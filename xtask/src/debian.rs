@@ -54,6 +54,28 @@ pub(crate) fn unpack(root: &Path, name: &str, packages: &[&str], optional: &[&st
     Ok(folder)
 }
 
+/// The same with everything that the packages need and this system has not installed.
+pub(crate) fn unpack_with_dependencies(root: &Path, name: &str, packages: &[&str]) -> Result<PathBuf> {
+    if let Some(why) = unavailable() {
+        bail!("{why}");
+    }
+    let tools = root.join("target/tools");
+    update(&tools)?;
+    let told =
+        quietly(apt(&tools).args(["--simulate", "--no-install-recommends", "install"]).args(packages))
+            .with_context(|| format!("asking what {} needs", packages.join(", ")))?;
+    let mut wanted: Vec<&str> =
+        told.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next()).collect();
+    wanted.sort_unstable();
+    if wanted.is_empty() {
+        // Nothing to unpack: all of it is installed.
+        let folder = tools.join(name);
+        std::fs::create_dir_all(&folder)?;
+        return Ok(folder);
+    }
+    unpack(root, name, &wanted, &[])
+}
+
 /// `file` of an unpacked folder, wherever the release keeps its binaries.
 pub(crate) fn binary(folder: &Path, file: &str) -> Result<PathBuf> {
     ["usr/bin", "usr/sbin", "bin", "sbin"]

@@ -27,6 +27,7 @@
 //! - An instance that is stopped, not terminated, does not come back.
 //! - Capacity that is reclaimed is taken at once, without the seconds in which a system may shut down.
 
+mod emulated;
 mod engine;
 mod machine;
 mod metadata;
@@ -43,8 +44,8 @@ use anyhow::{Context as _, Result, bail};
 use futures::future::BoxFuture;
 use tokio::{sync::watch, task::JoinSet};
 
-pub use self::engine::Engine;
 use self::machine::{Machine, Order};
+pub use self::{emulated::Parts, engine::Engine};
 use super::front::{EndReason, Front, Instance, RoleCredentials};
 
 /// How often the account is looked at.
@@ -108,6 +109,15 @@ impl Drop for Network {
     }
 }
 
+/// What machines are.
+#[derive(Debug, Clone)]
+pub enum Hardware {
+    /// Containers: they boot in seconds.
+    Container,
+    /// Emulated, with a kernel of their own: they boot in minutes.
+    Emulated(Parts),
+}
+
 /// A machine room; machines and network are gone when it is dropped.
 pub struct Room {
     shared: Arc<Shared>,
@@ -121,6 +131,7 @@ struct Shared {
     account: Arc<dyn Account>,
     engine: Engine,
     network: String,
+    hardware: Hardware,
     machines: Mutex<BTreeMap<String, Arc<Machine>>>,
     /// Counts changes of machines.
     changes: watch::Sender<u64>,
@@ -161,10 +172,17 @@ impl Room {
     /// Opens one. Must be called in a tokio runtime.
     #[must_use]
     pub fn open(network: Network, account: Arc<dyn Account>) -> Self {
+        Self::with(network, account, Hardware::Container)
+    }
+
+    /// The same with machines of another kind.
+    #[must_use]
+    pub fn with(network: Network, account: Arc<dyn Account>, hardware: Hardware) -> Self {
         let shared = Arc::new(Shared {
             account,
             engine: network.engine.clone(),
             network: network.name.clone(),
+            hardware,
             machines: Mutex::default(),
             changes: watch::Sender::new(0),
             troubles: Mutex::default(),
@@ -271,6 +289,9 @@ impl Room {
 
     /// The last of what a machine has said, for people.
     pub async fn console(&self, id: &str) -> String {
+        if let Some(text) = self.shared.machine(id).ok().and_then(|machine| machine.console()) {
+            return text;
+        }
         let journal = ["journalctl", "--no-pager", "--lines=120", "--output=short-precise"];
         match self.exec(id, &journal).await {
             Ok(text) => text,

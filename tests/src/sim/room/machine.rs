@@ -14,9 +14,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use tempfile::TempPath;
 use tokio::sync::watch;
 
-use super::{Seen, Shared, metadata::Metadata, namespace};
+use super::{Hardware, Seen, Shared, emulated, metadata::Metadata, namespace};
 use crate::sim::front::{EndReason, Instance};
 
 /// Before the machine's own first program: its network has the address of the metadata service, which is there
@@ -52,6 +53,7 @@ pub(super) struct Machine {
 struct State {
     address: Option<Ipv4Addr>,
     ended: bool,
+    console: Option<TempPath>,
 }
 
 impl Machine {
@@ -76,6 +78,31 @@ impl Machine {
         });
     }
 
+    pub(super) fn orders(&self) -> watch::Receiver<Option<Order>> {
+        self.order.subscribe()
+    }
+
+    /// It has an address.
+    pub(super) fn placed(&self, address: Ipv4Addr, mac: &str) {
+        self.metadata.place(address, mac);
+        self.set(|state| state.address = Some(address));
+    }
+
+    /// It has a console that is kept in a file.
+    pub(super) fn has_console(&self, file: TempPath) {
+        self.set(|state| state.console = Some(file));
+    }
+
+    /// What is in that file; `None` where the engine keeps it.
+    pub(super) fn console(&self) -> Option<String> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = state.console.as_ref()?;
+        Some(std::fs::read(file).map_or_else(
+            |error| format!("{}: {error}", file.display()),
+            |bytes| String::from_utf8_lossy(&bytes).into_owned(),
+        ))
+    }
+
     pub(super) fn seen(&self) -> Seen {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         Seen { instance: self.instance.clone(), address: state.address, alive: !state.ended }
@@ -88,7 +115,10 @@ impl Machine {
 
 /// Boots a machine, and ends when it has ended.
 pub(super) async fn live(machine: Arc<Machine>, shared: Arc<Shared>) -> Result<()> {
-    let ended = run(&machine, &shared).await;
+    let ended = match &shared.hardware {
+        Hardware::Container => run(&machine, &shared).await,
+        Hardware::Emulated(parts) => emulated::run(&machine, &shared, parts).await,
+    };
     machine.set(|state| state.ended = true);
     shared.changed();
     let ended = ended.with_context(|| format!("the machine {}", machine.instance.id));
@@ -139,7 +169,7 @@ async fn run(machine: &Machine, shared: &Shared) -> Result<Option<EndReason>> {
         POWER_ON,
     ];
     let _id = engine.run(&create).await?;
-    let mut orders = machine.order.subscribe();
+    let mut orders = machine.orders();
     loop {
         let _name = engine.run(&["start", name]).await?;
         let place = format!(
@@ -151,8 +181,7 @@ async fn run(machine: &Machine, shared: &Shared) -> Result<Option<EndReason>> {
         let mut place = place.split_whitespace();
         let pid: u32 = place.next().and_then(|pid| pid.parse().ok()).context("its process")?;
         let address: Ipv4Addr = place.next().and_then(|ip| ip.parse().ok()).context("its address")?;
-        machine.metadata.place(address, place.next().unwrap_or_default());
-        machine.set(|state| state.address = Some(address));
+        machine.placed(address, place.next().unwrap_or_default());
         shared.changed();
         let served = match machine.instance.metadata.enabled {
             true => {
