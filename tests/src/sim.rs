@@ -2,4 +2,5 @@
 //!
 //! [`front`] answers every request, with a third-party emulator behind it and what that lacks in front.
 
+pub mod client;
 pub mod front;

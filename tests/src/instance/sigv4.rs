@@ -202,6 +202,53 @@ pub fn check_presigned(
     if over { Err(Refusal::Expired) } else { Ok(key.to_owned()) }
 }
 
+/// The header that signs a request with all the headers that it has, which are to include `host` and `x-amz-date`:
+/// for tests that ask by themselves.
+pub fn authorization(
+    request: &Request<'_>,
+    credential: &Credential,
+    (region, service): (&str, &str),
+) -> Result<String, Refusal> {
+    let date = header_of(request.headers, "x-amz-date")?;
+    let scope = format!("{}/{region}/{service}/aws4_request", date.get(..8).unwrap_or_default());
+    let names: BTreeSet<&str> = request.headers.keys().map(axum::http::HeaderName::as_str).collect();
+    let names: Vec<&str> = names.into_iter().collect();
+    let hash = hex::encode(Sha256::digest(request.body));
+    let signature = signature(request, &names, request.query, &hash, (date, &scope), &credential.secret)?;
+    Ok(format!(
+        "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={}, Signature={signature}",
+        credential.key,
+        names.join(";")
+    ))
+}
+
+/// The query of a link to an object of S3 that is good for so many seconds.
+pub fn presigned(
+    (method, host, path): (&str, &str, &str),
+    credential: &Credential,
+    region: &str,
+    (time, seconds): (Timestamp, u32),
+) -> Result<String, Refusal> {
+    let date = time.strftime("%Y%m%dT%H%M%SZ").to_string();
+    let scope = format!("{}/{region}/s3/aws4_request", date.get(..8).unwrap_or_default());
+    let mut query = format!(
+        "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={}&X-Amz-Date={date}&X-Amz-Expires={seconds}\
+         &X-Amz-SignedHeaders=host",
+        encode(&format!("{}/{scope}", credential.key), false)
+    );
+    if !credential.token.is_empty() {
+        query.push_str("&X-Amz-Security-Token=");
+        query.push_str(&encode(&credential.token, false));
+    }
+    let mut headers = HeaderMap::new();
+    let Ok(host) = host.parse() else { return wrong("the host is no header") };
+    let _none = headers.insert("host", host);
+    let request = Request { method, path, query: &query, headers: &headers, body: b"" };
+    let hash = "UNSIGNED-PAYLOAD";
+    let signature = signature(&request, &["host"], &query, hash, (&date, &scope), &credential.secret)?;
+    Ok(format!("{query}&X-Amz-Signature={signature}"))
+}
+
 fn header_of<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a str, Refusal> {
     match headers.get_all(name).iter().collect::<Vec<_>>().as_slice() {
         [value] => value.to_str().map(str::trim).or_else(|_| wrong(format!("{name} is not text"))),

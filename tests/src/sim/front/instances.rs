@@ -27,6 +27,8 @@ const USER_DATA_MAX: usize = 16 * 1024;
 pub(super) struct Known {
     pub(super) instance: Instance,
     security_groups: Vec<String>,
+    /// Interfaces to the network, which the emulator forgets to remove.
+    interfaces: Vec<String>,
     /// Code and words of why it ended.
     reason: Option<(&'static str, &'static str)>,
     /// Until when it is being ended.
@@ -140,6 +142,7 @@ impl Shared {
             self.lock().instances.push(Known {
                 instance,
                 security_groups: form.values("SecurityGroupId"),
+                interfaces: item.texts("networkInterfaceId").into_iter().map(str::to_owned).collect(),
                 reason: None,
                 until: None,
             });
@@ -165,6 +168,16 @@ impl Shared {
             by == EndedBy::Itself(EndReason::PoweredOff) && instance.shutdown == ShutdownBehaviour::Stop;
         let action = if stops { "StopInstances" } else { "TerminateInstances" };
         let _answer = self.moto.call("ec2", &instance.region, action, [("InstanceId.1", id)]).await?;
+        let interfaces = {
+            let mut state = self.lock();
+            let known = state.instances.iter_mut().find(|known| known.instance.id == id && !stops);
+            known.map(|known| std::mem::take(&mut known.interfaces)).unwrap_or_default()
+        };
+        for interface in interfaces {
+            let form = Form::of([("NetworkInterfaceId", interface.as_str())]);
+            // It may have gone with its instance.
+            let _answer = self.moto.ask("ec2", &instance.region, "DeleteNetworkInterface", &form).await?;
+        }
         let mut state = self.lock();
         if let Some(known) = state.instances.iter_mut().find(|known| known.instance.id == id) {
             let (now, reason, ended) = match by {
