@@ -1,5 +1,4 @@
 //! The simulated AWS itself: what its front does that the emulator behind it does not.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::time::Duration;
 
@@ -43,7 +42,6 @@ async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Result<Option<T>>) 
             return Ok(found);
         }
         ensure!(begun.elapsed() < PATIENCE, "waited in vain for: {what}");
-        #[expect(clippy::disallowed_methods, reason = "a pause between looks")]
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

@@ -314,7 +314,6 @@ async fn run(shared: Arc<Shared>) {
                 why: format!("{error:#}"),
             });
         }
-        #[expect(clippy::disallowed_methods, reason = "time is what is waited for")]
         let tick = tokio::time::sleep(TICK);
         tokio::select! {
             () = tick => {}

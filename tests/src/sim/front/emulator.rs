@@ -80,7 +80,6 @@ impl Moto {
                 return Ok(true);
             }
             ensure!(begun.elapsed() < PATIENCE, "the emulator has not come up in {PATIENCE:?}");
-            #[expect(clippy::disallowed_methods, reason = "a pause between looks at another process")]
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok(false)

@@ -67,7 +67,6 @@ impl Shared {
         fate: &Fate,
     ) -> Result<Answer, Cut> {
         if !fate.delay.is_zero() {
-            #[expect(clippy::disallowed_methods, reason = "the delay that was asked for")]
             tokio::time::sleep(fate.delay).await;
         }
         if fate.cut_before {

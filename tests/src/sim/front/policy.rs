@@ -112,7 +112,7 @@ pub(super) fn decide(policies: &[Value], need: &Need) -> Result<(), Denied> {
         let statements = match &policy["Statement"] {
             Value::Array(list) => list.iter().collect(),
             one @ Value::Object(_) => vec![one],
-            _ => Vec::new(),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Vec::new(),
         };
         // What is not a policy of today's language allows nothing.
         let known = policy["Version"] == "2012-10-17";

@@ -168,7 +168,7 @@ impl Shared {
                 .collect();
             for (name, schedule) in due {
                 // It happens once.
-                drop(group.schedules.remove(&name));
+                let _schedule = group.schedules.remove(&name);
                 let before = group.desired;
                 group.min = schedule.min.unwrap_or(group.min);
                 group.max = schedule.max.unwrap_or(group.max);
@@ -446,11 +446,8 @@ impl Shared {
                     ));
                 }
                 group.desired -= 1;
-                cause.push_str(&format!(
-                    ", shrinking the capacity from {} to {}.",
-                    group.desired + 1,
-                    group.desired
-                ));
+                let size = group.desired;
+                cause = format!("{cause}, shrinking the capacity from {} to {size}.", size + 1);
             } else {
                 group.unhealthy += 1;
                 cause.push('.');
