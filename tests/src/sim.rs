@@ -3,6 +3,7 @@
 //! [`front`] answers every request, with a third-party emulator behind it and what that lacks in front;
 //! [`room`] boots a machine for each of its instances.
 
+pub mod client;
 pub mod front;
 pub mod room;
 
