@@ -75,12 +75,7 @@ impl Rig {
     pub fn with(controller: PathBuf) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("tpi-test-").tempdir()?;
         fs::create_dir(folder.path().join("work"))?;
-        Ok(Self {
-            folder,
-            controller,
-            agent: program("TPI_AGENT", "tpi-agent")?,
-            variables: BTreeMap::new(),
-        })
+        Ok(Self { folder, controller, agent: program("TPI_AGENT", "tpi-agent")?, variables: BTreeMap::new() })
     }
 
     /// Sets a variable for every command from now on.

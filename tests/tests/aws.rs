@@ -6,23 +6,30 @@ use tpi_tests::{rig::Running, sim::world::Aws};
 /// Waits for the file `go` in its work directory.
 const UNTIL_GO: &str = "while ! test -e go; do sleep 0.1; done";
 
+/// Succeeds on a machine whose agent somebody is connected to.
+const CONNECTED: &str = "journalctl -u tpi-agent --no-pager | grep -q 'a client connected'";
+
 #[test]
 fn a_script_goes_to_a_machine_and_comes_back() -> Result<()> {
     let Some(aws) = Aws::open()? else { return Ok(()) };
     aws.rig.file("data/in.txt", "some data")?;
-    aws.rig.file(
-        "train.sh",
-        "#!/bin/sh\ncat data/in.txt\necho at $TPI_REGION on $TPI_MACHINE >&2\nmkdir results\ncp data/in.txt results/out.txt\n",
-    )?;
+    let script = format!(
+        "#!/bin/sh\ncat data/in.txt\n{UNTIL_GO}\necho at $TPI_REGION on $TPI_MACHINE >&2\nmkdir results\n\
+         cp data/in.txt results/out.txt\n"
+    );
+    aws.rig.file("train.sh", script)?;
     let place = aws.place();
-    let mut words = vec!["submit", "--name", "home", "--workdir", ".", "--results", "results"];
+    let mut words = vec!["submit", "--verbose", "--name", "home", "--workdir", ".", "--results", "results"];
     words.extend(place.iter().map(String::as_str));
     words.extend(["--script", "train.sh"]);
-    let done = aws.rig.run(words)?;
-    let done = done.success().with_context(|| aws.diagnosis())?;
+    let attached = aws.rig.start(words)?;
+    let machine = machine_of(&aws, "home", 0, 1)?;
+    drop(aws.until(&machine, CONNECTED)?);
+    go(&aws, &machine)?;
+    let done = attached.wait()?.success().with_context(|| aws.diagnosis())?;
     ensure!(done.stdout == b"some data", "stdout is exactly the script's: {}", done.description());
     ensure!(done.stderr.contains("following live at "), "over mTLS: {}", done.description());
-    ensure!(done.stderr.contains("at eu-west-1 on s"), "{}", done.description());
+    ensure!(done.stderr.contains("at us-east-1 on s"), "{}", done.description());
     ensure!(std::fs::read(aws.rig.work().join("results/out.txt"))? == b"some data");
     // Given back by the machine itself, and not replaced.
     aws.wait_no_machine()?;
@@ -37,7 +44,7 @@ fn a_script_goes_to_a_machine_and_comes_back() -> Result<()> {
 /// Where the machine of a slot is.
 fn machine_of(aws: &Aws, task: &str, slot: u32, attempt: u32) -> Result<String> {
     let found = aws.wait_slot(task, slot, "the slot to run its script", |found| {
-        found["attempt"] == attempt && found["state"]["phase"] == "run"
+        found["attempt"] == attempt && found["phase"] == "run"
     })?;
     found["machine"].as_str().map(str::to_owned).with_context(|| format!("no machine: {found}"))
 }
@@ -55,7 +62,7 @@ fn of_three_machines_one_ends_early_and_one_is_killed() -> Result<()> {
          mkdir -p results\necho $TPI_SLOT.$TPI_ATTEMPT > results/end-$TPI_SLOT\n"
     );
     let _task = aws.submit("three", &script, &["--parallelism", "3"])?;
-    aws.wait_slot("three", 0, "slot 0 to end", |slot| slot["state"]["state"] == "finished")?;
+    aws.wait_slot("three", 0, "slot 0 to end", |slot| slot["state"] == "finished")?;
     let (first, second) = (machine_of(&aws, "three", 1, 1)?, machine_of(&aws, "three", 2, 1)?);
     // The one that is done has left its group, which has not replaced it.
     let two = aws.room.wait("two machines to be left", |seen| {
@@ -102,10 +109,10 @@ fn a_spot_machine_saves_when_it_is_told_and_the_next_goes_on_from_there() -> Res
     let at = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(2);
     aws.room.spot_notice(&first, at)?;
     aws.wait_slot("spot", 0, "the slot to be given up", |slot| {
-        slot["state"]["state"] == "interrupted" || slot["attempt"] == 2
+        slot["state"] == "interrupted" || slot["attempt"] == 2
     })?;
     aws.room.reclaim(&first)?;
-    aws.wait_slot("spot", 0, "the slot to end", |slot| slot["state"]["state"] == "finished")?;
+    aws.wait_slot("spot", 0, "the slot to end", |slot| slot["state"] == "finished")?;
     let done = aws.rig.run(["attach", "spot"])?.success().with_context(|| aws.diagnosis())?;
     ensure!(done.stdout_text().contains("begins at 5\ndone at 5\n"), "{}", done.description());
     aws.wait_no_machine()?;
@@ -122,12 +129,13 @@ fn another_laptop_attaches() -> Result<()> {
     // It knows the store and the account, and nothing else.
     let state = aws.rig.folder().join("other-state");
     let attach = |words: &[&str]| -> Result<Running> {
-        let mut command = aws.rig.command(["attach", task.as_str(), "--store", "s3://tpi-simulated/some/place"]);
+        let mut command =
+            aws.rig.command(["attach", task.as_str(), "--store", "s3://tpi-simulated/some/place"]);
         command.args(words).env("TPI_STATE_DIR", &state);
         Running::spawn(command)
     };
     let attached = attach(&[])?;
-    drop(aws.until(&machine, "journalctl -u tpi-agent --no-pager | grep -q 'a client connected'")?);
+    drop(aws.until(&machine, CONNECTED)?);
     go(&aws, &machine)?;
     let done = attached.wait()?.success().with_context(|| aws.diagnosis())?;
     ensure!(done.stdout_text() == "begun\nended\n", "{}", done.description());

@@ -20,7 +20,7 @@ use super::{
 use crate::rig::{PATIENCE, Rig, eventually};
 
 /// Where tasks run.
-pub const REGION: &str = "eu-west-1";
+pub const REGION: &str = "us-east-1";
 /// The bucket that is there, and the place in it that tasks are given.
 pub const BUCKET: &str = "tpi-simulated";
 const PLACE: &str = "tpi-simulated/some/place";
@@ -66,18 +66,9 @@ impl Aws {
             .set("AWS_REGION", REGION)
             .set("AWS_EC2_METADATA_DISABLED", "true");
         let world = Self { rig, room, front, runtime };
-        let place = format!(
-            "<CreateBucketConfiguration><LocationConstraint>{REGION}</LocationConstraint>\
-             </CreateBucketConfiguration>"
-        );
-        let made = world.runtime.block_on(world.client().send(
-            "s3",
-            Method::PUT,
-            &format!("/{BUCKET}"),
-            "",
-            &[],
-            place.as_bytes(),
-        ))?;
+        let bucket = format!("/{BUCKET}");
+        let client = world.client();
+        let made = world.wait_for(client.send("s3", Method::PUT, &bucket, "", &[], b""))?;
         ensure!(made.status == 200, "making the bucket: {made:?}");
         Ok(world)
     }
@@ -124,12 +115,7 @@ impl Aws {
     }
 
     /// Waits until `status` is as wanted.
-    pub fn wait_status<T>(
-        &self,
-        task: &str,
-        what: &str,
-        wanted: impl Fn(&Value) -> Option<T>,
-    ) -> Result<T> {
+    pub fn wait_status<T>(&self, task: &str, what: &str, wanted: impl Fn(&Value) -> Option<T>) -> Result<T> {
         let mut last = None;
         let found = eventually(what, || {
             last = self.status(task).ok();
@@ -142,7 +128,13 @@ impl Aws {
     }
 
     /// Waits until a slot has been in that state, by its attempt.
-    pub fn wait_slot(&self, task: &str, slot: u32, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+    pub fn wait_slot(
+        &self,
+        task: &str,
+        slot: u32,
+        what: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
         self.wait_status(task, what, |status| {
             let slots = status["slots"].as_array()?;
             slots.iter().find(|found| found["slot"] == slot && wanted(found)).cloned()
