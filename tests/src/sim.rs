@@ -1,10 +1,12 @@
 //! A simulated AWS: the front of its APIs, and what is behind it.
 //!
 //! [`front`] answers every request, with a third-party emulator behind it and what that lacks in front;
-//! [`room`] boots a machine for each of its instances.
+//! [`room`] boots a machine for each of its instances; [`world`] is both, and a laptop beside them.
 
+pub mod client;
 pub mod front;
 pub mod room;
+pub mod world;
 
 /// Where machines can be booted; or why not, for a test to say that it is skipped.
 ///

@@ -23,6 +23,7 @@
 //!   locales, packages, disks or keys; networks are configured before it starts.
 //! - `local-ipv4` and `public-ipv4` are one address, which this computer reaches. It is not the one that EC2's API
 //!   tells.
+//! - No name is known in it but its own: whatever it has to reach, it is told by address.
 //! - Nothing filters packets: security groups are kept by the account and not enforced here.
 //! - An instance that is stopped, not terminated, does not come back.
 //! - Capacity that is reclaimed is taken at once, without the seconds in which a system may shut down.

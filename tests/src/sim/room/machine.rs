@@ -21,8 +21,9 @@ use super::{Hardware, Seen, Shared, emulated, metadata::Metadata, namespace};
 use crate::sim::front::{EndReason, Instance};
 
 /// Before the machine's own first program: its network has the address of the metadata service, which is there
-/// before anything can ask.
-const POWER_ON: &str = "ip address add 169.254.169.254/32 dev lo && \
+/// before anything can ask; and a question for a name is answered at once, with no.
+const POWER_ON: &str = "echo nameserver 127.0.0.1 > /etc/resolv.conf; \
+    ip address add 169.254.169.254/32 dev lo && \
     until grep -q FEA9FEA9:0050 /proc/net/tcp; do sleep 0.02; done; exec /sbin/init";
 /// How an init is told to power off.
 const POWER_BUTTON: &str = "SIGRTMIN+4";
