@@ -8,6 +8,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::LazyLock,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -20,8 +21,12 @@ use tpi_proto::{
 };
 use tpi_store::layout::TaskKeys;
 
-/// How long anything may take that should take a moment. Generous: the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// How long anything may take that should take a moment. Generous: the machine may be busy; and `TPI_TEST_PATIENCE`
+/// seconds where that is given, for machines that are slow by nature.
+pub static PATIENCE: LazyLock<Duration> = LazyLock::new(|| {
+    let given = std::env::var("TPI_TEST_PATIENCE").ok().and_then(|seconds| seconds.parse().ok());
+    Duration::from_secs(given.unwrap_or(120))
+});
 
 /// Looks until `probe` finds something.
 ///
@@ -33,7 +38,7 @@ pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> Result
         if let Some(found) = probe() {
             return Ok(found);
         }
-        ensure!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for: {what}");
+        ensure!(begun.elapsed() < *PATIENCE, "waited {:?} in vain for: {what}", *PATIENCE);
         std::thread::park_timeout(Duration::from_millis(15));
     }
 }

@@ -61,9 +61,8 @@ pub(crate) fn unpack_with_dependencies(root: &Path, name: &str, packages: &[&str
     }
     let tools = root.join("target/tools");
     update(&tools)?;
-    let told =
-        quietly(apt(&tools).args(["--simulate", "--no-install-recommends", "install"]).args(packages))
-            .with_context(|| format!("asking what {} needs", packages.join(", ")))?;
+    let told = quietly(apt(&tools).args(["--simulate", "--no-install-recommends", "install"]).args(packages))
+        .with_context(|| format!("asking what {} needs", packages.join(", ")))?;
     let mut wanted: Vec<&str> =
         told.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next()).collect();
     wanted.sort_unstable();

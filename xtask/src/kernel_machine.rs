@@ -13,20 +13,8 @@ use crate::process::quietly;
 use crate::{debian, machine_image};
 
 /// What the disk has beside the smallest system: all of it is in every image that a cloud offers.
-const PACKAGES: &[&str] = &[
-    "linux-image-cloud-amd64",
-    "systemd-sysv",
-    "cloud-init",
-    "iproute2",
-    "ifupdown",
-    "isc-dhcp-client",
-    "netplan.io",
-    "ca-certificates",
-    "curl",
-    "python3",
-    "udev",
-    "dbus",
-];
+const PACKAGES: &str = "linux-image-cloud-amd64,systemd-sysv,cloud-init,iproute2,ifupdown,isc-dhcp-client,netplan.io,\
+                        ca-certificates,curl,python3,udev,dbus,procps";
 const DISK: &str = "3G";
 
 pub(crate) fn prepare(root: &Path) -> Result<PathBuf> {
@@ -35,8 +23,7 @@ pub(crate) fn prepare(root: &Path) -> Result<PathBuf> {
     }
     let folder = root.join("target/tools/kernel-machine");
     let done = folder.join(".made");
-    let wanted = PACKAGES.join(" ");
-    if std::fs::read_to_string(&done).is_ok_and(|text| text == wanted) {
+    if std::fs::read_to_string(&done).is_ok_and(|text| text == PACKAGES) {
         return Ok(folder);
     }
     if folder.exists() {
@@ -46,7 +33,7 @@ pub(crate) fn prepare(root: &Path) -> Result<PathBuf> {
     emulator(root, &folder)?;
 
     let tree = folder.join("tree");
-    machine_image::debootstrap(root, PACKAGES, None, &tree)?;
+    machine_image::debootstrap(root, PACKAGES, &[], &tree)?;
     for (name, prefix) in [("vmlinuz", "vmlinuz-"), ("initrd", "initrd.img-")] {
         let file = std::fs::read_dir(tree.join("boot"))?
             .filter_map(|entry| entry.ok().map(|entry| entry.path()))
@@ -58,7 +45,7 @@ pub(crate) fn prepare(root: &Path) -> Result<PathBuf> {
     quietly(Command::new("mkfs.ext4").args(["-q", "-F", "-d"]).arg(&tree).arg(&disk).arg(DISK))
         .context("making the disk")?;
     std::fs::remove_dir_all(&tree)?;
-    std::fs::write(done, wanted)?;
+    std::fs::write(done, PACKAGES)?;
     Ok(folder)
 }
 

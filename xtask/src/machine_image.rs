@@ -42,6 +42,21 @@ fn make(root: &Path) -> Result<(PathBuf, String)> {
     if archive.exists() {
         return Ok((archive, version));
     }
+    // The suffix tells mmdebstrap the format.
+    let unfinished = tools.join("machine-unfinished.tar");
+    let scratch = tempfile::Builder::new().prefix("tpi-machine-").tempdir()?;
+    let hook = scratch.path().join("customize");
+    std::fs::write(&hook, CUSTOMIZE)?;
+    let left_out = LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}"));
+    let hook = format!("--customize-hook=sh {} \"$1\"", hook.display());
+    debootstrap(root, PACKAGES, &[&left_out[..], &[hook]].concat(), &unfinished)?;
+    std::fs::rename(&unfinished, &archive)?;
+    Ok((archive, version))
+}
+
+/// Unpacks and configures `packages` (separated by commas) and the smallest Debian: into a tar or a folder, as the name
+/// tells.
+pub(crate) fn debootstrap(root: &Path, packages: &str, arguments: &[String], target: &Path) -> Result<()> {
     for needed in ["perl", "python3", "tar"] {
         if found(needed).is_none() {
             bail!("there is no {needed}, which mmdebstrap needs");
@@ -49,24 +64,20 @@ fn make(root: &Path) -> Result<(PathBuf, String)> {
     }
     let folder = debian::unpack(root, "mmdebstrap", &["mmdebstrap"], &[])?;
     let scratch = tempfile::Builder::new().prefix("tpi-machine-").tempdir()?;
-    let hook = scratch.path().join("customize");
-    std::fs::write(&hook, CUSTOMIZE)?;
-    // The suffix tells mmdebstrap the format.
-    let unfinished = tools.join("machine-unfinished.tar");
     let mut command = Command::new("perl");
     command.arg(debian::binary(&folder, "mmdebstrap")?);
     debian::environment(&folder, &mut command);
+    let format = if target.extension().is_some_and(|end| end == "tar") { "tar" } else { "directory" };
     // Its libraries are our own system's.
     command.env_remove("LD_LIBRARY_PATH").env("TMPDIR", scratch.path());
     command
-        .args(["--quiet", "--variant=minbase", "--mode=root", "--format=tar"])
-        .arg(format!("--include={PACKAGES}"))
-        .args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")))
+        .args(["--quiet", "--variant=minbase", "--mode=root"])
+        .arg(format!("--format={format}"))
+        .arg(format!("--include={packages}"))
+        .args(arguments)
         .arg("--aptopt=APT::Sandbox::User \"root\"")
-        .arg(format!("--customize-hook=sh {} \"$1\"", hook.display()))
         .arg(SUITE)
-        .arg(&unfinished);
+        .arg(target);
     quietly(&mut command).context("making the image of a machine")?;
-    std::fs::rename(&unfinished, &archive)?;
-    Ok((archive, version))
+    Ok(())
 }

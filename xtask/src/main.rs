@@ -10,6 +10,7 @@ mod debian;
 mod demo;
 mod dist;
 mod docker;
+mod kernel_machine;
 mod machine_image;
 mod moto;
 mod process;

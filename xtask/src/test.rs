@@ -8,6 +8,7 @@
 //! | `TPI_TEST_S3_ENDPOINT` | an S3 emulator, [`crate::moto`] | tests of the S3 backend say `SKIPPED` |
 //! | `TPI_TEST_AWS_ENDPOINT` | the same emulator, which has the rest of AWS too | tests of the cloud `aws` say `SKIPPED` |
 //! | `TPI_TEST_DOCKER_HOST` | a Docker engine with the image `tpi-test:busybox`, [`crate::docker`] | tests of containers say `SKIPPED` |
+//! | `TPI_TEST_KERNEL_MACHINE` | with `--slow`: a machine with a kernel, [`crate::kernel_machine`] | its test says `SKIPPED` |
 //! | `TPI_TEST_MACHINE_IMAGE` | an image in that engine that boots, [`crate::machine_image`] | tests on the simulated AWS say `SKIPPED` |
 //! | `TPI_TEST_MOTO` | the virtual environment of the emulator, of which the simulated AWS starts its own | the same |
 //! | `TPI_TEST_AWS_CONTROLLER` | the controller with the cloud `aws` | the same |
@@ -27,7 +28,7 @@ use anyhow::{Context, Result};
 use self::report::{Report, Summary};
 use crate::build::{self, Profile};
 use crate::process::{self, Interrupt};
-use crate::{docker, machine_image, moto, tidy};
+use crate::{docker, kernel_machine, machine_image, moto, tidy};
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Options {
@@ -37,6 +38,9 @@ pub(crate) struct Options {
     /// Only the packages named (`-p tpi-store`); the checks are left out then.
     #[arg(long, short)]
     package: Vec<String>,
+    /// Also the test of a machine with a kernel of its own, in an emulator: ten minutes, a gigabyte of packages and disk.
+    #[arg(long)]
+    slow: bool,
     /// Only tests whose name contains this.
     filter: Option<String>,
 }
@@ -132,9 +136,33 @@ fn tests(root: &Path, options: &Options, interrupt: &Interrupt, summary: &mut Su
     command.args(["--", "--show-output"]).envs(environment.clone());
     cargo_test(root, command, "test.log", interrupt, summary)?;
     if options.package.is_empty() || options.package.iter().any(|package| package == "tpi-controller") {
-        aws(root, options, environment, interrupt, summary)?;
+        aws(root, options, environment.clone(), interrupt, summary)?;
+    }
+    if options.slow && !interrupt.happened() {
+        slow(root, environment, interrupt, summary)?;
     }
     Ok(())
+}
+
+/// A machine with a kernel of its own, where the processor is emulated too.
+fn slow(
+    root: &Path,
+    mut environment: Vec<(&str, OsString)>,
+    interrupt: &Interrupt,
+    summary: &mut Summary,
+) -> Result<()> {
+    heading("a machine with its own kernel");
+    match kernel_machine::prepare(root) {
+        Ok(folder) => environment.push(("TPI_TEST_KERNEL_MACHINE", folder.into())),
+        Err(error) => {
+            summary.skip("a machine with its own kernel", &format!("{error:#}"));
+            return Ok(());
+        }
+    }
+    environment.push(("TPI_TEST_PATIENCE", "1800".into()));
+    let mut command = cargo(root, &["test", "--package", "tpi-tests", "--test", "own_kernel"]);
+    command.args(["--", "--show-output"]).envs(environment);
+    cargo_test(root, command, "test-slow.log", interrupt, summary)
 }
 
 /// What the simulated AWS needs beside an engine and an emulator.

@@ -229,7 +229,7 @@ impl Room {
                 changes.changed().await.context("the room is closed")?;
             }
         };
-        match tokio::time::timeout(crate::rig::PATIENCE, waiting).await {
+        match tokio::time::timeout(*crate::rig::PATIENCE, waiting).await {
             Ok(found) => found,
             Err(_) => {
                 bail!("waited in vain for {what}; machines: {:?}; {:?}", self.machines(), self.troubles())

@@ -15,7 +15,7 @@ use tpi_proto::id::TaskId;
 use super::{
     client::Client,
     front::{Front, Options},
-    room::{Network, Room, Seen},
+    room::{Hardware, Network, Room, Seen},
 };
 use crate::rig::{PATIENCE, Rig, eventually};
 
@@ -39,10 +39,15 @@ pub struct Aws {
 
 impl Aws {
     /// Opens one; `None`, and a word about it, where there is not all that it needs.
-    #[expect(clippy::print_stdout, reason = "says what is skipped")]
     pub fn open() -> Result<Option<Self>> {
+        Self::with(Hardware::Container)
+    }
+
+    /// The same with machines of another kind.
+    #[expect(clippy::print_stdout, reason = "says what is skipped")]
+    pub fn with(hardware: Hardware) -> Result<Option<Self>> {
         match parts() {
-            Ok((engine, options, controller)) => Self::start(engine, options, controller).map(Some),
+            Ok((engine, options, controller)) => Self::start(engine, options, controller, hardware).map(Some),
             Err(why) => {
                 println!("SKIPPED: {why}: nothing was tried on the simulated AWS");
                 Ok(None)
@@ -50,12 +55,17 @@ impl Aws {
         }
     }
 
-    fn start(engine: super::room::Engine, options: Options, controller: PathBuf) -> Result<Self> {
+    fn start(
+        engine: super::room::Engine,
+        options: Options,
+        controller: PathBuf,
+        hardware: Hardware,
+    ) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let (front, room) = runtime.block_on(async {
             let network = Network::make(engine).await?;
             let front = Arc::new(Front::start(SocketAddr::from((network.gateway(), 0)), options).await?);
-            let room = Room::open(network, Arc::<Front>::clone(&front));
+            let room = Room::with(network, Arc::<Front>::clone(&front), hardware);
             anyhow::Ok((front, room))
         })?;
         let mut rig = Rig::with(controller)?;
@@ -184,7 +194,7 @@ impl Aws {
     /// Runs a shell's words on a machine until they succeed.
     pub fn until(&self, machine: &str, words: &str) -> Result<String> {
         eventually(words, || self.wait_for(self.room.exec(machine, &["sh", "-c", words])).ok())
-            .with_context(|| format!("within {PATIENCE:?}\n{}", self.diagnosis()))
+            .with_context(|| format!("within {:?}\n{}", *PATIENCE, self.diagnosis()))
     }
 }
 
