@@ -93,6 +93,8 @@ impl Place {
             container: None,
             ingress: Ingress::Caller,
             storage: StorageSpec::default(),
+            subnets: Vec::new(),
+            provision_timeout_seconds: None,
         };
         let store = Url::parse("s3://tpi-test-bucket/some/path").unwrap();
         // As `submit` does, so that only this region is asked.

@@ -103,6 +103,8 @@ impl Place {
             container: None,
             ingress: Ingress::Caller,
             storage: StorageSpec::default(),
+            subnets: Vec::new(),
+            provision_timeout_seconds: None,
         };
         let agent_sha256 = hex::encode(Sha256::digest(&self.agent));
         let record = TaskRecord {
@@ -115,6 +117,7 @@ impl Place {
             deadline: Some(deadline),
             agent_sha256: Some(agent_sha256.clone()),
             input_stored: true,
+            gave_up: None,
         };
         let (store, keys) = (self.store(), TaskKeys::new(&task));
         store.put_json(&keys.record(), &record).await.unwrap();

@@ -20,7 +20,7 @@ use tpi_proto::{id::TaskId, spec::CloudName};
 use url::Url;
 
 use self::client::{Account, Clients};
-use super::{Cloud, CloudError, GroupSpec, Observed};
+use super::{Cloud, CloudError, GroupSpec, Observed, plan::CloudPlan};
 use crate::{home::Home, spec::place::REGIONS};
 
 pub mod activity;
@@ -32,10 +32,14 @@ pub mod error;
 mod identity;
 pub mod image;
 mod lookup;
+mod market;
 mod names;
 mod observe;
+mod permission;
 pub mod place;
+mod plan;
 mod policy;
+mod quota;
 
 pub use policy::{any_machine as any_machine_policy, caller as caller_policy};
 
@@ -152,6 +156,13 @@ impl Cloud for Aws {
         names::CLOUD
     }
 
+    async fn plan(&self, want: &GroupSpec) -> Result<CloudPlan, CloudError> {
+        let region = place::region(&want.spec.region)
+            .map_err(|e| error::refused(format!("choosing the region of {}", want.task), e))?;
+        let clients = self.account.in_region(&region).await;
+        plan::plan(&clients, &self.account.settings, want).await
+    }
+
     async fn ensure(&self, want: &GroupSpec) -> Result<Observed, CloudError> {
         let region = place::region(&want.spec.region)
             .map_err(|e| error::refused(format!("choosing the region of {}", want.task), e))?;
@@ -213,6 +224,8 @@ mod fixture {
             container: None,
             ingress: Ingress::Caller,
             storage: StorageSpec::default(),
+            subnets: Vec::new(),
+            provision_timeout_seconds: None,
         };
         GroupSpec {
             task: TaskId::deterministic("test").expect("a name"),
