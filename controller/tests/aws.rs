@@ -23,6 +23,7 @@ use tpi_controller::{
         Cloud, CloudError, CloudErrorKind, GroupSpec, GroupState, Leftovers, MachineEnd, Observed,
         aws::{Aws, AwsSettings, CallerAddress},
         conformance,
+        plan::Resource,
     },
     home::{Home, KnownTask},
 };
@@ -36,6 +37,10 @@ use self::api::{Api, text, texts};
 
 #[path = "aws/api.rs"]
 mod api;
+#[path = "aws/front.rs"]
+mod front;
+#[path = "aws/plan.rs"]
+mod plan;
 
 /// Generous: other tests may keep the computer busy, and the emulator answers one request after the other.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -149,6 +154,38 @@ impl Place {
     }
 }
 
+impl Place {
+    /// What there is of a task but machines and their disks, as plans name it.
+    fn resources(&self, task: &TaskId) -> Vec<Resource> {
+        let mut found = Vec::new();
+        let mut note = |kind: &str, names: Vec<String>| {
+            found.extend(names.into_iter().map(|name| Resource::new(kind, name)));
+        };
+        let id = task.as_str();
+        let by_tag = [("Filter.1.Name", "tag:tpi:task"), ("Filter.1.Value.1", id)];
+        let groups = self.api.done("ec2", "DescribeSecurityGroups", &by_tag);
+        note("security group", texts(&groups, "groupName"));
+        let templates = self.api.done("ec2", "DescribeLaunchTemplates", &by_tag);
+        note("launch template", texts(&templates, "launchTemplateName"));
+        let by_name = [("AutoScalingGroupNames.member.1", id)];
+        let groups = self.api.done("autoscaling", "DescribeAutoScalingGroups", &by_name);
+        let here = !texts(&groups, "AutoScalingGroupARN").is_empty();
+        note("Auto Scaling group", if here { vec![id.to_owned()] } else { Vec::new() });
+        let of_group = [("AutoScalingGroupName", id)];
+        let schedules = self.api.ask("autoscaling", "DescribeScheduledActions", &of_group);
+        note("scheduled action", if here { texts(&schedules, "ScheduledActionName") } else { Vec::new() });
+        for (kind, action, parameter) in [
+            ("role", "GetRole", "RoleName"),
+            ("instance profile", "GetInstanceProfile", "InstanceProfileName"),
+        ] {
+            let answer = self.api.ask("iam", action, &[(parameter, id)]);
+            let there = answer.split(' ').nth(1) == Some("200");
+            note(kind, if there { vec![id.to_owned()] } else { Vec::new() });
+        }
+        found
+    }
+}
+
 /// Executes schedules when they are due, which the emulator leaves to others.
 struct Schedules {
     end: Arc<AtomicBool>,
@@ -224,6 +261,10 @@ impl conformance::Rig for Conformance {
         let _answer = self.place.api.done("autoscaling", "DeleteAutoScalingGroup", &group);
         let role = [("InstanceProfileName", task.as_str()), ("RoleName", task.as_str())];
         let _answer = self.place.api.done("iam", "RemoveRoleFromInstanceProfile", &role);
+    }
+
+    async fn resources(&self, task: &TaskId) -> Vec<Resource> {
+        self.place.resources(task)
     }
 
     fn patience(&self) -> Duration {

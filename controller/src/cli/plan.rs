@@ -115,7 +115,7 @@ fn text(report: &PlanReport) -> String {
     text.push('\n');
     text.push_str(&offers(plan));
     for left in &plan.left_out {
-        let _ = writeln!(text, "not {}: {}", left.machine, left.why);
+        let _ = writeln!(text, "without {}: {}", left.machine, left.why);
     }
     text
 }
@@ -201,7 +201,34 @@ mod tests {
     #[test]
     fn a_plan_as_text_and_as_json() {
         let report: PlanReport = serde_json::from_str(REPORT).expect("is a report");
-        insta::assert_snapshot!(text(&report), @"");
+        insta::assert_snapshot!(text(&report), @r"
+        task      tpi-test-3z4xlzwq-3u0vweb4
+        cloud     aws, us-west-1
+        store     s3://bucket/path
+        sends     /home/me/bees: 4 files, 52 kB, 1 changed, sending 12 kB
+                  the agent, 11 MB
+        makes     security group tpi-test-3z4xlzwq-3u0vweb4
+                  Auto Scaling group tpi-test-3z4xlzwq-3u0vweb4
+        starts    2 machines
+        image     ami-1 for x86_64, 8 GB
+                  ubuntu-noble of 099720109477
+        disk      encrypted gp3, 40 GB, $0.0053 per hour each
+        network   subnet-1 in us-west-1a
+                  subnet-2 in us-west-1b
+        opens     port 8474 from 203.0.113.7/32
+        identity  tpi-test-3z4xlzwq-3u0vweb4
+        boot      7,120 bytes of user-data (of at most 16,384)
+        limit     Running On-Demand Standard instances (L-1216C47A): 64 vCPUs, 8 in use, 16 needed
+        ends      1d 0h after submit; gives up after 30m 0s without a first machine
+        costs     at most $21.76
+                  2 × …
+
+        MACHINE      ZONES                   PER HOUR   FROM
+        m5.2xlarge   us-west-1a, us-west-1b  $0.4480    list of 2026-09-06
+        x9.huge      us-west-1b              not known  -
+        m6i.2xlarge  us-west-1a              $0.2000    spot market since 2026-11-23 20:00:00Z
+        without m7a.2xlarge: us-west-1 does not have it
+        ");
         insta::assert_json_snapshot!(Envelope::report("task_plan", &report));
     }
 }
