@@ -35,8 +35,6 @@ Examples:
 /// what the script writes to its stdout. A task is kept until `destroy` removes it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    #[command(flatten)]
-    what: WhatArgs,
     /// Return once machines are ordered; stdout carries the task's identifier
     #[arg(long, short)]
     detach: bool,
@@ -46,6 +44,8 @@ pub(super) struct Args {
     /// Leave results in the store at the end
     #[arg(long, conflicts_with = "detach")]
     no_pull: bool,
+    #[command(flatten)]
+    what: WhatArgs,
 }
 
 /// What `submit` and `plan` are about.

@@ -220,12 +220,9 @@ impl Clients {
         let results = answer.evaluation_results.unwrap_or_default().into_iter();
         Ok(results
             .filter(|result| {
-                let no = match result.eval_decision {
-                    PolicyEvaluationDecisionType::ExplicitDeny
-                    | PolicyEvaluationDecisionType::ImplicitDeny => true,
-                    PolicyEvaluationDecisionType::Allowed => false,
-                    _ => false,
-                };
+                let no =
+                    [PolicyEvaluationDecisionType::ExplicitDeny, PolicyEvaluationDecisionType::ImplicitDeny]
+                        .contains(&result.eval_decision);
                 // A condition on what only a real request has (a tag, an address) cannot be judged.
                 no && result.missing_context_values().is_empty()
             })
