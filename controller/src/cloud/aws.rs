@@ -68,6 +68,8 @@ pub struct AwsSettings {
     pub store_region: Option<String>,
     /// Address of S3 as machines see it, when it is not the usual one.
     pub store_endpoint: Option<Url>,
+    /// Address of Auto Scaling as machines see it, when it is not the usual one.
+    pub scaling_endpoint: Option<Url>,
 }
 
 impl AwsSettings {
@@ -85,6 +87,7 @@ impl AwsSettings {
             caller_address: CallerAddress::Ask,
             store_region: set("AWS_REGION").or_else(|| set("AWS_DEFAULT_REGION")),
             store_endpoint: url("AWS_ENDPOINT_URL_S3").or_else(|| url("AWS_ENDPOINT_URL")),
+            scaling_endpoint: url("AWS_ENDPOINT_URL_AUTO_SCALING").or_else(|| url("AWS_ENDPOINT_URL")),
         }
     }
 }

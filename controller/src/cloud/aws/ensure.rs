@@ -93,6 +93,7 @@ pub(super) fn check(settings: &AwsSettings, region: &str, want: &GroupSpec) -> R
     let store = StorePlace {
         region: settings.store_region.clone().unwrap_or_else(|| region.to_owned()),
         endpoint: settings.store_endpoint.clone(),
+        scaling_endpoint: settings.scaling_endpoint.clone(),
     };
     let user_data = boot::user_data(want, region, &bucket, &store)
         .map_err(|error| refused(format!("writing what machines of {task} are told at boot"), error))?;

@@ -186,6 +186,11 @@ pub(super) fn is_absent<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> b
         || (code == "ValidationError" && (prose.contains("not found") || prose.contains("does not exist")))
 }
 
+/// Whether it said that the caller may not.
+pub(super) fn is_denied<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> bool {
+    kind_of(code(error)) == CloudErrorKind::PermissionDenied
+}
+
 /// A refusal of our own.
 pub(super) fn refused(
     operation: impl Into<String>,

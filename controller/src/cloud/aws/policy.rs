@@ -220,6 +220,23 @@ pub fn caller(partition: &str) -> Value {
                 "Resource": [roles.clone(), profiles],
             },
             {
+                // What is absent has no path: without this, AWS answers that it may not be looked for.
+                "Sid": "RolesThatAreGone",
+                "Effect": "Allow",
+                "Action": [
+                    "iam:DeleteInstanceProfile",
+                    "iam:DeleteRole",
+                    "iam:DeleteRolePolicy",
+                    "iam:GetInstanceProfile",
+                    "iam:GetRole",
+                    "iam:RemoveRoleFromInstanceProfile",
+                ],
+                "Resource": [
+                    format!("arn:{partition}:iam::*:role/tpi-*"),
+                    format!("arn:{partition}:iam::*:instance-profile/tpi-*"),
+                ],
+            },
+            {
                 "Sid": "PassRolesToMachinesOnly",
                 "Effect": "Allow",
                 "Action": "iam:PassRole",
