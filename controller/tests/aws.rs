@@ -345,8 +345,12 @@ async fn a_group_is_made_as_promised_and_leaves_nothing() {
     assert_eq!(texts(&instances, "instanceId").len(), 2);
     assert!(instances.contains("<key>team</key>"), "{instances}");
 
+    let seen = place.aws().observe(&want.task).await.unwrap();
+    // The emulator makes machines on demand, and says so, whatever a group asks for.
+    assert!(seen.machines.iter().all(|m| m.usd_per_hour == Some(0.408)), "{seen:?}");
     let gone = place.aws().destroy(&want.task).await.unwrap();
     assert!(gone.is_gone());
+    assert!(gone.machines.iter().all(|m| m.usd_per_hour == Some(0.408)), "{gone:?}");
     assert_eq!(place.left(&want.task), Vec::<String>::new());
 }
 

@@ -294,6 +294,11 @@ async fn show(context: &Context, task: &Located, wanted: &Wanted) -> Result<End,
                                 Some(Ok(report)) if shower.tell_shortages(&report)? => ended = None,
                                 // Twice, so that what the store still has of the log is shown before.
                                 Some(Ok(report)) => match report.state {
+                                    // Nothing has run, so there is nothing to be shown.
+                                    TaskState::Finished { outcome: outcome @ TaskOutcome::Unprovisioned { .. } } => {
+                                        shower.sink.finish()?;
+                                        return Ok(End::Ended(outcome));
+                                    }
                                     TaskState::Finished { outcome } => match ended.replace(outcome) {
                                         None => {}
                                         Some(outcome) => {

@@ -26,6 +26,7 @@ use crate::{home::Home, spec::place::REGIONS};
 pub mod activity;
 mod boot;
 mod client;
+mod cost;
 mod destroy;
 mod ensure;
 pub mod error;
@@ -176,14 +177,20 @@ impl Cloud for Aws {
 
     async fn observe(&self, task: &TaskId) -> Result<Observed, CloudError> {
         let clients = self.clients(Some(task)).await;
-        let sights = futures::future::try_join_all(clients.iter().map(|c| c.sight(task))).await?;
-        Ok(merged(sights.iter().map(observe::Sight::observed).collect()))
+        let seen = clients.iter().map(async |c| {
+            let sight = c.sight(task).await?;
+            Ok::<_, CloudError>(c.priced(&sight).await)
+        });
+        Ok(merged(futures::future::try_join_all(seen).await?))
     }
 
     async fn destroy(&self, task: &TaskId) -> Result<Observed, CloudError> {
         let clients = self.clients(Some(task)).await;
-        let gone = futures::future::try_join_all(clients.iter().map(|c| destroy::destroy(c, task))).await?;
-        Ok(merged(gone.iter().map(observe::Sight::observed).collect()))
+        let gone = clients.iter().map(async |c| {
+            let sight = destroy::destroy(c, task).await?;
+            Ok::<_, CloudError>(c.priced(&sight).await)
+        });
+        Ok(merged(futures::future::try_join_all(gone).await?))
     }
 
     async fn list(&self) -> Result<Vec<TaskId>, CloudError> {

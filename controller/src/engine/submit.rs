@@ -682,6 +682,32 @@ mod tests {
     }
 
     #[test]
+    fn a_work_directory_that_no_disk_holds_is_refused_with_the_size_that_does() {
+        let checked: Checked = {
+            let around = crate::spec::Surroundings {
+                current_dir: std::env::temp_dir(),
+                clouds: vec![tpi_proto::spec::CloudName::Local],
+                ..Default::default()
+            };
+            let script = Some(crate::spec::ScriptSource::Text("#!/bin/sh\n".to_owned()));
+            let name = Some("bees".to_owned());
+            crate::spec::check(&crate::spec::Request { name, script, ..Default::default() }, &around)
+                .expect("a request")
+        };
+        let plan: CloudPlan = serde_json::from_value(serde_json::json!({
+            "region": "us-west-1", "resources": [], "machines": 1, "offers": [],
+            "disk": {"kind": "gp3", "encrypted": true, "gb": 8, "usd_per_hour": null},
+            "ceiling": {"usd": null, "how": ""}
+        }))
+        .expect("a plan");
+        assert!(fits(&checked, &plan, 1 << 30).is_ok());
+        let error = fits(&checked, &plan, 20 << 30).expect_err("too large");
+        assert_eq!(error.kind, ErrorKind::User);
+        assert!(error.message.contains("20.0 GB") && error.message.contains("8 GB"), "{}", error.message);
+        assert!(error.hints[0].contains("--disk-size 48"), "{:?}", error.hints);
+    }
+
+    #[test]
     fn names_that_only_look_different_are_the_same() {
         assert!(same_name("Hello, World!", "hello-world"));
         assert!(!same_name("a-very-long-name-that-is-cut-off-1", "a-very-long-name-that-is-cut-off-2"));

@@ -385,3 +385,92 @@ fn what_is_refused_at_submit_is_refused_before_anything_is_written() {
     }
     assert_eq!(program.objects(), Vec::<String>::new());
 }
+
+const NONE_FREE: &str = "We currently do not have sufficient g5.xlarge capacity in the Availability Zone you requested \
+                         (ap-southeast-1a). Our system will be working on provisioning additional capacity. Launching \
+                         EC2 instance failed.";
+const NO_MORE: &str = "You have requested more vCPU capacity than your current vCPU limit of 4 allows for the instance \
+                       bucket that the specified instance type belongs to. Launching EC2 instance failed.";
+
+/// A group that keeps failing, as the emulator's never does: no machine is seen, and activities say why.
+fn nothing_free(reasons: &[(&str, &str)]) -> Vec<Answer> {
+    let activities = reasons.iter().map(|(zone, message)| {
+        format!(
+            "<member><ActivityId>a</ActivityId><AutoScalingGroupName>g</AutoScalingGroupName><Cause>c</Cause>\
+             <StartTime>{}</StartTime><StatusCode>Failed</StatusCode><StatusMessage>{message}</StatusMessage>\
+             <Description>Launching a new EC2 instance.  Status Reason: {message}</Description>\
+             <Details>{{\"Availability Zone\":\"{zone}\"}}</Details></member>",
+            Timestamp::now()
+        )
+    });
+    let activities = format!(
+        "<DescribeScalingActivitiesResponse xmlns=\"http://autoscaling.amazonaws.com/doc/2011-01-01/\">\
+         <DescribeScalingActivitiesResult><Activities>{}</Activities></DescribeScalingActivitiesResult>\
+         </DescribeScalingActivitiesResponse>",
+        activities.collect::<String>()
+    );
+    let none = "<DescribeInstancesResponse xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\"><requestId>r</requestId>\
+                <reservationSet/></DescribeInstancesResponse>";
+    vec![
+        Answer::new(&["Action=DescribeScalingActivities"], 200, activities),
+        Answer::new(&["Action=DescribeInstances&"], 200, none),
+    ]
+}
+
+#[test]
+fn a_first_machine_is_not_waited_for_for_ever() {
+    let Some(program) = Program::new("ap-southeast-1") else { return };
+    let answers = nothing_free(&[("ap-southeast-1a", NONE_FREE), ("ap-southeast-1b", NO_MORE)]);
+    let front = Front::before(&program.place.api.endpoint, answers);
+    let arguments = program.arguments("submit", &["--name", "bees", "--provision-timeout", "15s"]);
+    let output = program.run(&front.endpoint, &arguments);
+    let text = told(&output);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    for expected in [
+        "no g5.xlarge in ap-southeast-1a: no capacity",
+        "(it is tried again)",
+        "got no machine in the time given: the account's limit is reached",
+        "in ap-southeast-1b: the account's limit is reached",
+        "ask for a higher limit",
+    ] {
+        assert!(text.contains(expected), "{expected:?} is not in {text}");
+    }
+    let json = program.run(&front.endpoint, &["--output", "json", "status", "bees"]);
+    let report: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(
+        (&report["state"], &report["outcome"]["result"], &report["outcome"]["reason"]),
+        (&"finished".into(), &"unprovisioned".into(), &"quota".into()),
+        "{report}"
+    );
+    let task: TaskId = report["id"].as_str().unwrap().parse().unwrap();
+    assert_eq!(program.place.left(&task), Vec::<String>::new(), "the group is gone");
+    // Submitting it again orders nothing.
+    let again = program.run(&front.endpoint, &[&arguments[..], &[]].concat());
+    assert_eq!(again.status.code(), Some(3), "{}", told(&again));
+    assert_eq!(program.place.left(&task), Vec::<String>::new());
+    let gone = program.run(&front.endpoint, &["destroy", "bees"]);
+    assert!(gone.status.success(), "{}", told(&gone));
+    assert_eq!(program.objects(), Vec::<String>::new());
+}
+
+#[test]
+fn one_that_looks_without_attaching_ends_the_wait_too() {
+    let Some(program) = Program::new("eu-central-1") else { return };
+    let front = Front::before(&program.place.api.endpoint, nothing_free(&[("eu-central-1a", NONE_FREE)]));
+    let more = ["--name", "wasps", "--provision-timeout", "1s", "--detach"];
+    let output = program.run(&front.endpoint, &program.arguments("submit", &more));
+    assert!(output.status.success(), "{}", told(&output));
+    let begun = std::time::Instant::now();
+    let report = loop {
+        let json = program.run(&front.endpoint, &["--output", "json", "status", "wasps"]);
+        let report: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+        if report["state"] == "finished" {
+            break report;
+        }
+        assert_eq!(report["shortages"][0]["reason"], "capacity", "{report}");
+        assert!(begun.elapsed() < PATIENCE, "{report}");
+    };
+    assert_eq!(report["outcome"]["reason"], "capacity", "{report}");
+    let gone = program.run(&front.endpoint, &["destroy", "wasps"]);
+    assert!(gone.status.success(), "{}", told(&gone));
+}
