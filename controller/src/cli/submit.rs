@@ -1,11 +1,12 @@
 //! `submit`: start a task, follow it to its end, and bring its results home.
 
-use std::{ffi::OsString, io::Read as _, path::PathBuf};
+use std::{cell::RefCell, ffi::OsString, io::Read as _, path::PathBuf};
 
 use serde::Serialize;
 
 use super::{
     Context, PROGRAM,
+    configured::{Configured, each},
     error::CliError,
     exit::Exit,
     follow::{self, Wanted},
@@ -25,10 +26,13 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   tpi-controller submit --workdir . --results results -- python3 train.py
   tpi-controller submit --name nightly --script train.sh --timeout 12h --detach
+  tpi-controller submit --task nightly --var epochs=20
   tpi-controller submit --parallelism 4 -- sh -c 'echo \"slot $TPI_SLOT of $TPI_SLOTS\"'";
 
 /// Start a task, follow it to its end and bring its results home
 ///
+/// With no command and no flag that describes a task, the iterative_task resources of this folder's
+/// main.tf are started, without Terraform, and followed one after the other.
 /// Without --cloud nothing is ever spent: the machines are processes of this computer.
 /// Submitting a name again finishes a submission that was cut off, or attaches to the task that
 /// runs already. Ctrl-C detaches and never ends the task. Not on a terminal, stdout carries exactly
@@ -56,6 +60,8 @@ pub(super) struct Args {
     files: FileArgs,
     #[command(flatten)]
     machine: MachineArgs,
+    #[command(flatten)]
+    configured: Configured,
 }
 
 /// How.
@@ -138,23 +144,126 @@ struct FileArgs {
 }
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError> {
-    let Context { ui, engine, interrupt, .. } = context;
     let named = args.name.is_some();
-    let (detach, pass_code, no_pull) = (args.detach, args.exit_with_task_code, args.no_pull);
-    let around = Surroundings::of_process(engine.settings().clouds.names())
+    let manner = Manner { detach: args.detach, pass_code: args.exit_with_task_code, no_pull: args.no_pull };
+    let around = Surroundings::of_process(context.engine.settings().clouds.names())
         .map_err(|error| CliError::file("finding", std::path::Path::new("the current directory"), &error))?;
-    let checked = spec::check(&request(args)?, &around)?;
-    for warning in &checked.warnings {
-        ui.warning(warning);
+    let configured = args.configured.clone();
+    let request = request(args)?;
+    let plain = request == Request::default();
+    if configured.is_given() && !plain {
+        let message = "--file, --task, --var and --var-file are of a configuration, which has all the rest";
+        return Err(CliError::text(Exit::Usage, message)
+            .hint("leave out the flags and the command that describe a task, or those four"));
     }
-    ui.status(&format!("task {}", checked.id));
+    if plain && (configured.is_given() || Configured::is_here()) {
+        return of_configuration(context, &configured, &around, manner).await;
+    }
+    let checked = spec::check(&request, &around).map_err(|error| {
+        let error = CliError::from(error);
+        if request.script.is_none() && Configured::is_here() {
+            error.hint("the main.tf of this folder is used when no flag describes a task")
+        } else {
+            error
+        }
+    })?;
+    for warning in &checked.warnings {
+        context.ui.warning(warning);
+    }
+    context.ui.status(&format!("task {}", checked.id));
+    match order(context, &checked, named, manner).await? {
+        Ordered::Known(submitted) => to_the_end(context, &submitted, manner).await,
+        Ordered::Left(exit) => Ok(exit),
+    }
+}
 
+/// Every task is ordered before any is followed.
+async fn of_configuration(
+    context: &Context,
+    configured: &Configured,
+    around: &Surroundings,
+    manner: Manner,
+) -> Result<Exit, CliError> {
+    let chosen = configured.read(context)?;
+    let tasks = chosen.tasks();
+    let checked = chosen.configuration.check(&tasks, &chosen.inputs, around)?;
+    let mut names = Vec::with_capacity(tasks.len());
+    for (task, checked) in tasks.iter().zip(&checked) {
+        for warning in &checked.warnings {
+            context.ui.warning(&format!("{} ({}): {warning}", task.address, task.position));
+        }
+        context.ui.status(&format!("{} ({}) is task {}", task.address, task.position, checked.id));
+        names.push(checked.id.to_string());
+    }
+    let checked_count = checked.len();
+    let ordered: RefCell<Vec<Submitted>> = RefCell::new(Vec::new());
+    let exit = each(context, names, async |name| {
+        let Some(checked) = checked.iter().find(|checked| checked.id.as_str() == name) else {
+            return Ok(Exit::Success);
+        };
+        if checked_count > 1 {
+            context.ui.status(&format!("submitting task {name}"));
+        }
+        match order(context, checked, true, manner).await? {
+            Ordered::Known(submitted) => {
+                ordered.borrow_mut().push(*submitted);
+                Ok(Exit::Success)
+            }
+            Ordered::Left(exit) => Ok(exit),
+        }
+    })
+    .await;
+    let ordered = ordered.into_inner();
+    if manner.detach || matches!(exit, Ok(Exit::Detached)) || ordered.is_empty() {
+        return exit;
+    }
+    let failed = exit.err().map(|error| {
+        let exit = error.exit();
+        context.ui.error(&error.with_program(PROGRAM, &context.me));
+        exit
+    });
+    let count = ordered.len();
+    let ends: Vec<usize> = (0..count).collect();
+    let end = each(context, ends, async |n| {
+        let Some(submitted) = ordered.get(*n) else { return Ok(Exit::Success) };
+        if count > 1 {
+            context.ui.status(&format!("following task {} ({} of {count})", submitted.id, n + 1));
+        }
+        to_the_end(context, submitted, manner).await
+    })
+    .await?;
+    Ok(if end == Exit::Success { failed.unwrap_or(end) } else { end })
+}
+
+/// What is wanted of it once it is ordered.
+#[derive(Debug, Clone, Copy)]
+struct Manner {
+    detach: bool,
+    pass_code: bool,
+    no_pull: bool,
+}
+
+/// What has become of a submission.
+enum Ordered {
+    Known(Box<Submitted>),
+    /// By Ctrl-C.
+    Left(Exit),
+}
+
+async fn order(
+    context: &Context,
+    checked: &Checked,
+    named: bool,
+    manner: Manner,
+) -> Result<Ordered, CliError> {
+    let Context { ui, engine, interrupt, .. } = context;
+    let detach = manner.detach;
     let shown = Shown::new(ui).with_lines(!detach);
-    let submitted = interrupt.guard(engine.submit(&checked, &shown)).await;
+    let submitted = interrupt.guard(engine.submit(checked, &shown)).await;
     let ordered = shown.step().is_some_and(|step| step >= Step::Clock);
     drop(shown);
     let submitted = match submitted {
-        None => return Ok(cut_off(context, &checked, named, ordered)),
+        None => return Ok(Ordered::Left(cut_off(context, checked, named, ordered))),
         Some(Ok(submitted)) => submitted,
         Some(Err(error)) => {
             let error = CliError::from(error);
@@ -174,6 +283,15 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError>
             ui.data(format!("{}\n", submitted.id).as_bytes())?;
         }
         ui.hint(&format!("follow it: {}", context.command(&format!("attach {}", submitted.id))));
+    }
+    Ok(Ordered::Known(Box::new(submitted)))
+}
+
+/// Follows a task that was ordered, and brings its results home.
+async fn to_the_end(context: &Context, submitted: &Submitted, manner: Manner) -> Result<Exit, CliError> {
+    let ui = &context.ui;
+    let Manner { detach, pass_code, no_pull } = manner;
+    if detach {
         return Ok(Exit::Success);
     }
     let ended_before = submitted.outcome == SubmitOutcome::Ended;

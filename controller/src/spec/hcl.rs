@@ -278,7 +278,7 @@ impl Configuration {
                     }
                     ready.push((task, checked));
                 }
-                Err(wrong) => errors.extend(wrong.0.into_iter().map(|error| self.placed(task, error))),
+                Err(wrong) => errors.extend(wrong.0.iter().map(|error| self.placed(task, error))),
             }
         }
         if errors.is_empty() {
@@ -288,20 +288,20 @@ impl Configuration {
         Err(HclErrors(errors))
     }
 
-    fn placed(&self, task: &Declared, error: SpecError) -> HclError {
+    fn placed(&self, task: &Declared, error: &SpecError) -> HclError {
         let position = task.positions.get(&error.field).unwrap_or(&task.position);
         // A script is long, and its place says which one it is.
         let value = error.value.as_deref().filter(|_| error.field != Field::Script);
         let what = match value {
-            Some(value) => format!("{} {value:?} {}", error.field, error.cause),
-            None => format!("{} {}", error.field, error.cause),
+            Some(value) => format!("{} {value:?}: {}", error.field, error.cause),
+            None => format!("{}: {}", error.field, error.cause),
         };
         self.secrets.hide(HclError {
             position: Some(position.clone()),
             resource: Some(task.address.clone()),
             expression: None,
             cause: what,
-            hint: Some(error.hint),
+            hint: Some(error.hint.replace("the current directory", "the folder of the configuration")),
         })
     }
 }

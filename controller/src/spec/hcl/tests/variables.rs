@@ -74,7 +74,7 @@ fn what_cannot_be_used_is_told() {
         found(&[("terraform.tfvars", "n = \"many\"\n")], &[], vec![]),
         "terraform.tfvars:1:1: `n = \"many\"` is a text that is not a number"
     );
-    assert_eq!(found(&[], &[], vec![var("list", "[1,")]).split(": ").next(), Some("--var list:1:4"));
+    assert_eq!(found(&[], &[], vec![var("list", "[1,")]).split(": ").next(), Some("--var list:1:3"));
     assert_eq!(
         found(&[("terraform.tfvars", "a = var.n\nn = upper(\"x\")\n")], &[], vec![]),
         "terraform.tfvars:1:5: `var.n` cannot be used here: values of variables refer to nothing\n\
