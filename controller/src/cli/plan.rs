@@ -5,13 +5,21 @@ use std::fmt::Write as _;
 use jiff::SignedDuration;
 
 use super::{
-    Context, error::CliError, exit::Exit, human, progress::plan_line, submit::WhatArgs, table::table,
+    Context,
+    configured::each,
+    error::CliError,
+    exit::Exit,
+    human,
+    progress::plan_line,
+    submit::{Requested, WhatArgs, requested},
+    table::table,
     ui::Envelope,
 };
 use crate::{
     cloud::plan::{CloudPlan, Offer, PriceBasis},
     engine::{PlanReport, Silent},
     price,
+    spec::Checked,
 };
 
 /// Show what submit would make and send, and what it would cost at most
@@ -35,10 +43,22 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError> {
-    let Context { ui, engine, interrupt, .. } = context;
     let Args { what, detach: _, exit_with_task_code: _, no_pull: _ } = args;
-    let checked = super::submit::checked(context, what)?;
-    let Some(report) = interrupt.guard(engine.plan(&checked, &Silent)).await.transpose()? else {
+    match requested(context, what)? {
+        Requested::Flags(checked) => one(context, &checked).await,
+        Requested::Configured(tasks) => {
+            each(context, tasks, async |(origin, checked)| {
+                context.ui.status(&format!("{origin} is task {}", checked.id));
+                one(context, checked).await
+            })
+            .await
+        }
+    }
+}
+
+async fn one(context: &Context, checked: &Checked) -> Result<Exit, CliError> {
+    let Context { ui, engine, interrupt, .. } = context;
+    let Some(report) = interrupt.guard(engine.plan(checked, &Silent)).await.transpose()? else {
         return Ok(Exit::Detached);
     };
     if ui.is_json() {
