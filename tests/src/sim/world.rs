@@ -14,7 +14,7 @@ use tpi_proto::id::TaskId;
 
 use super::{
     client::Client,
-    front::{Front, Options},
+    front::{EndReason, Front, Options},
     room::{Network, Room, Seen},
 };
 use crate::rig::{PATIENCE, Rig, eventually};
@@ -149,18 +149,45 @@ impl Aws {
 
     /// Waits until no machine runs any more.
     pub fn wait_no_machine(&self) -> Result<()> {
-        let gone = self.room.wait("every machine to be gone", |seen| seen.iter().all(|seen| !seen.alive));
-        drop(self.wait_for(gone).with_context(|| self.diagnosis())?);
+        let _machines =
+            self.wait_machines("every machine to be gone", |seen| seen.iter().all(|seen| !seen.alive))?;
         Ok(())
     }
 
-    /// Requires that the account holds nothing but the bucket, and that nothing was refused on the way.
+    /// Waits until the machines are as wanted.
+    pub fn wait_machines(&self, what: &str, wanted: impl Fn(&[Seen]) -> bool) -> Result<Vec<Seen>> {
+        self.wait_for(self.room.wait(what, wanted)).with_context(|| self.diagnosis())
+    }
+
+    /// Why an instance has ended, once it has.
+    pub fn end_of(&self, id: &str) -> Result<Option<EndReason>> {
+        eventually("the instance to end", || {
+            let instances = self.wait_for(self.front.instances());
+            let found = instances.into_iter().find(|instance| instance.id == id)?;
+            (!found.state.is_alive()).then_some(found.ended)
+        })
+    }
+
+    /// The group's schedule is gone, as if it had never been made.
+    pub fn remove_schedule(&self, task: &TaskId) -> Result<()> {
+        let name = [("AutoScalingGroupName", task.as_str())];
+        let client = self.client();
+        let found = self.wait_for(client.done("autoscaling", "DescribeScheduledActions", &name))?;
+        let schedule = found.text("ScheduledActionName");
+        let both = [name[0], ("ScheduledActionName", schedule.as_str())];
+        drop(self.wait_for(client.done("autoscaling", "DeleteScheduledAction", &both))?);
+        Ok(())
+    }
+
+    /// Requires that the account holds nothing but the bucket and in it what all tasks share, and that nothing was
+    /// refused on the way.
     pub fn require_empty(&self) -> Result<()> {
-        let bucket = |left: &String| left.contains(BUCKET) && !left.contains("some/");
+        let (bucket, shared) = (format!("bucket {BUCKET}"), format!("object {PLACE}/cache"));
+        let stays = |left: &String| *left == bucket || left.starts_with(&shared);
         let mut last = Vec::new();
         eventually("the account to be empty", || {
             last = self.wait_for(self.front.everything_left()).ok()?;
-            last.iter().all(bucket).then_some(())
+            last.iter().all(stays).then_some(())
         })
         .with_context(|| format!("left: {last:?}"))?;
         self.require_no_refusal()
