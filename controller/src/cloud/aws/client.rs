@@ -54,14 +54,26 @@ impl Account {
     }
 
     pub(super) async fn in_region(&self, region: &str) -> Clients {
-        let config = self.config().await.to_builder().region(Region::new(region.to_owned())).build();
+        let shared = self.config().await;
+        let config = shared.to_builder().region(Region::new(region.to_owned())).build();
+        // At an address of the user's own the SDK would sign for the task's region, which IAM refuses.
+        let global = shared.to_builder().region(Region::from_static(global_region(region))).build();
         Clients {
             region: region.to_owned(),
             ec2: aws_sdk_ec2::Client::new(&config),
             scaling: aws_sdk_autoscaling::Client::new(&config),
-            iam: aws_sdk_iam::Client::new(&config),
+            iam: aws_sdk_iam::Client::new(&global),
             sts: aws_sdk_sts::Client::new(&config),
         }
+    }
+}
+
+/// The one region of a partition that its global services are signed for.
+fn global_region(region: &str) -> &'static str {
+    match region {
+        _ if region.starts_with("cn-") => "cn-north-1",
+        _ if region.starts_with("us-gov-") => "us-gov-west-1",
+        _ => FALLBACK,
     }
 }
 
