@@ -1,11 +1,12 @@
 //! The whole way on the simulated AWS when things go wrong: permissions, throttling, crashes, halves.
 //!
-//! Needs moto (`TPI_TEST_MOTO`) and a controller with the feature `aws` (`TPI_CONTROLLER`). No machine boots in these
-//! tests: they are about the account. The laptop is allowed exactly what `tpi-controller aws policy` prints.
+//! Needs moto (`TPI_TEST_MOTO`) and a controller with the cloud `aws` (`TPI_TEST_AWS_CONTROLLER`). No machine boots in most
+//! of these tests: they are about the account, and the laptop is allowed exactly what `tpi-controller aws policy` prints.
+//! The last ones are about machines: see [`Aws`].
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use axum::http::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -14,7 +15,8 @@ use tpi_tests::{
     Finished, Rig, Running, eventually,
     sim::{
         client::Client,
-        front::{Front, Instance, InstanceState, Matching, Options, Trouble},
+        front::{EndReason, Front, Instance, InstanceState, Matching, Options, ShortageReason, Trouble},
+        world::{self, Aws},
     },
 };
 
@@ -34,16 +36,15 @@ impl World {
     /// `None`, with a word about it, where something is missing.
     #[expect(clippy::print_stderr, reason = "says what is skipped")]
     async fn new() -> Result<Option<Self>> {
-        let Some(options) = Options::of_environment() else {
-            eprintln!("SKIPPED: TPI_TEST_MOTO does not name a virtual environment with moto");
+        let controller = std::env::var_os("TPI_TEST_AWS_CONTROLLER").filter(|path| !path.is_empty());
+        let (Some(options), Some(controller)) = (Options::of_environment(), controller) else {
+            eprintln!(
+                "SKIPPED: no TPI_TEST_MOTO or no TPI_TEST_AWS_CONTROLLER: nothing was tried on the simulated AWS"
+            );
             return Ok(None);
         };
-        let mut rig = Rig::new()?;
-        let policy = rig.run(["aws", "policy"])?;
-        if !policy.status.success() {
-            eprintln!("SKIPPED: the controller is built without the feature aws");
-            return Ok(None);
-        }
+        let mut rig = Rig::with(controller.into())?;
+        let policy = rig.run(["aws", "policy"])?.success()?;
         let policy = policy.json()?;
         let front = Front::start("127.0.0.1:0".parse()?, options).await?;
         let (key, secret) = front.laptop();
@@ -373,4 +374,94 @@ async fn wait(what: &str, look: impl AsyncFn() -> bool) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
+}
+
+#[test]
+fn a_machine_whose_agent_was_changed_runs_nothing_and_goes() -> Result<()> {
+    let Some(aws) = Aws::open()? else { return Ok(()) };
+    let none = aws.front.shortage(None, None, ShortageReason::InsufficientInstanceCapacity);
+    let task = aws.submit("changed", "#!/bin/sh\necho ran\n", &[])?;
+    let prefix = format!("object {}/some/place/tasks/{task}/agent/", world::BUCKET);
+    let left = aws.wait_for(aws.front.everything_left())?;
+    let object =
+        left.iter().find_map(|what| what.strip_prefix("object ").filter(|_| what.starts_with(&prefix)));
+    let object = object.with_context(|| format!("no agent among {left:?}"))?;
+    let path = format!("/{object}");
+    let client = aws.client();
+    let told =
+        aws.wait_for(client.send("s3", Method::PUT, &path, "", &[], b"#!/bin/sh\necho something else\n"))?;
+    ensure!(told.status == 200, "{told:?}");
+    aws.front.lift(none);
+
+    let gone = aws.room.wait("the machine to power itself off", |seen| seen.iter().any(|seen| !seen.alive));
+    let seen = aws.wait_for(gone).with_context(|| aws.diagnosis())?;
+    let first = seen.first().context("a machine")?.instance.id.clone();
+    // For good: it takes its place in the group with it.
+    let attached = aws.rig.run(["attach", "changed"])?;
+    ensure!(!attached.status.success(), "{}", attached.description());
+    ensure!(attached.stdout.is_empty(), "nothing ran: {}", attached.description());
+    ensure!(
+        aws.room.machines().len() == 1,
+        "{first} was replaced: {:?}\n{}",
+        aws.room.machines(),
+        aws.diagnosis()
+    );
+    let told = attached.stderr.contains("without its agent");
+    ensure!(told, "the user is told: {}\n{}", attached.description(), aws.diagnosis());
+    let _destroyed = aws.rig.run(["destroy", "changed"])?.success().with_context(|| aws.diagnosis())?;
+    aws.require_empty()
+}
+
+#[test]
+fn nothing_is_lost_while_the_store_is_away_for_a_minute() -> Result<()> {
+    let Some(aws) = Aws::open()? else { return Ok(()) };
+    let script = "#!/bin/sh\ni=0\nwhile ! test -e go; do i=$((i+1)); echo line $i; sleep 0.2; done\n\
+                  mkdir results\necho $i > results/last\n";
+    let _task = aws.submit("away", script, &[])?;
+    let slot = aws.wait_slot("away", 0, "the script to run", |slot| slot["phase"] == "run")?;
+    let machine = slot["machine"].as_str().context("a machine")?.to_owned();
+    let attached = aws.rig.start(["attach", "away"])?;
+    let store = Matching::service("s3").by("role/");
+    let away = aws.front.trouble(store, Trouble::CutBefore, 0, None);
+    let since = std::time::Instant::now();
+    // The script ends while the store is away.
+    eventually("half a minute", || (since.elapsed() > Duration::from_secs(30)).then_some(()))?;
+    drop(aws.until(&machine, "touch /var/lib/tpi/work/go")?);
+    eventually("a minute", || (since.elapsed() > Duration::from_secs(60)).then_some(()))?;
+    ensure!(aws.alive().len() == 1, "the machine waits for the store\n{}", aws.diagnosis());
+    aws.front.lift(away);
+    let done = attached.wait()?.success().with_context(|| aws.diagnosis())?;
+    let last = std::fs::read_to_string(aws.rig.work().join("results/last"))?;
+    let last: u32 = last.trim().parse()?;
+    let lines: String = (1..=last).map(|line| format!("line {line}\n")).collect();
+    ensure!(last > 100 && done.stdout_text() == lines, "{last}: {}", done.description());
+    aws.wait_no_machine()?;
+    ensure!(aws.room.machines().len() == 1, "{:?}", aws.room.machines());
+    // And the same from the store alone.
+    let again = aws.rig.run(["logs", "away"])?.success()?;
+    ensure!(again.stdout_text() == lines, "{}", again.description());
+    let _destroyed = aws.rig.run(["destroy", "away"])?.success().with_context(|| aws.diagnosis())?;
+    aws.require_empty()
+}
+
+#[test]
+fn a_deadline_during_boot_ends_the_machine() -> Result<()> {
+    let Some(aws) = Aws::open()? else { return Ok(()) };
+    // It never gets its agent: the answer does not come.
+    let held = aws.front.trouble(Matching::action("GetObject").by("role/"), Trouble::HoldBefore, 0, None);
+    let _task = aws.submit("boot", "#!/bin/sh\necho ran\n", &["--timeout", "60s"])?;
+    let booted = aws.room.wait("a machine", |seen| seen.len() == 1);
+    drop(aws.wait_for(booted)?);
+    eventually("it to ask for its agent", || (aws.front.held() > 0).then_some(()))
+        .with_context(|| aws.diagnosis())?;
+    let seen =
+        aws.wait_for(aws.room.wait("the machine to be gone", |seen| seen.iter().all(|seen| !seen.alive)))?;
+    ensure!(seen.len() == 1, "{seen:?}");
+    let instances = aws.wait_for(aws.front.instances());
+    ensure!(instances.iter().all(|instance| instance.ended != Some(EndReason::Died)), "{instances:?}");
+    aws.front.lift(held);
+    let status = aws.rig.run(["status", "boot"])?;
+    ensure!(status.stdout_text().contains("deadline"), "{}\n{}", status.description(), aws.diagnosis());
+    let _destroyed = aws.rig.run(["destroy", "boot"])?.success().with_context(|| aws.diagnosis())?;
+    aws.require_empty()
 }
