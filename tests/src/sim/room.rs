@@ -180,6 +180,12 @@ impl Room {
         self.network.gateway
     }
 
+    /// Counts whatever happens to machines.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
     /// Every machine that there is or was, in the order of their names.
     #[must_use]
     pub fn machines(&self) -> Vec<Seen> {
