@@ -37,6 +37,7 @@ mod list;
 mod local_group;
 mod logs;
 mod man;
+mod plan;
 mod progress;
 mod proof;
 mod pull;
@@ -106,6 +107,7 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum TaskCommand {
     Submit(Box<submit::Args>),
+    Plan(Box<plan::Args>),
     Attach(attach::Args),
     Logs(logs::Args),
     Status(status::Args),
@@ -328,6 +330,7 @@ async fn on_task(global: Global, command: TaskCommand, ui: &Ui) -> Result<Exit, 
     let context = Context { ui: ui.clone(), home, engine, interrupt, me };
     let result = match command {
         TaskCommand::Submit(args) => submit::run(&context, *args).await,
+        TaskCommand::Plan(args) => plan::run(&context, *args).await,
         TaskCommand::Attach(args) => attach::run(&context, args).await,
         TaskCommand::Logs(args) => logs::run(&context, args).await,
         TaskCommand::Status(args) => status::run(&context, args).await,

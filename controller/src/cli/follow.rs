@@ -1,7 +1,7 @@
 //! What `submit`, `attach` and `logs` have in common: a task's events become bytes, lines or JSON, and an end.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -24,7 +24,8 @@ use super::{
     words,
 };
 use crate::{
-    engine::{ErrorKind, Located},
+    cloud::ShortageReason,
+    engine::{ErrorKind, Located, StatusReport},
     link::{self, Event, FollowOptions, Start},
     task::{TaskOutcome, TaskState},
 };
@@ -259,6 +260,7 @@ async fn show(context: &Context, task: &Located, wanted: &Wanted) -> Result<End,
         identity: context.identity(),
     };
     let mut shower = Shower {
+        told: BTreeSet::new(),
         sink: Sink::new(ui, wanted.slots.len() > 1)?,
         view: View::new(ui, &wanted.slots, wanted.follow),
         follow: wanted.follow,
@@ -289,8 +291,14 @@ async fn show(context: &Context, task: &Located, wanted: &Wanted) -> Result<End,
                             heard = Instant::now();
                             match interrupt.guard(engine.status(task)).await {
                                 None => continue,
+                                Some(Ok(report)) if shower.tell_shortages(&report)? => ended = None,
                                 // Twice, so that what the store still has of the log is shown before.
                                 Some(Ok(report)) => match report.state {
+                                    // Nothing has run, so there is nothing to be shown.
+                                    TaskState::Finished { outcome: outcome @ TaskOutcome::Unprovisioned { .. } } => {
+                                        shower.sink.finish()?;
+                                        return Ok(End::Ended(outcome));
+                                    }
                                     TaskState::Finished { outcome } => match ended.replace(outcome) {
                                         None => {}
                                         Some(outcome) => {
@@ -348,9 +356,27 @@ struct Shower<'a> {
     view: View,
     /// Whether more is waited for.
     follow: bool,
+    /// What has been told to be missing: reason, type and zone.
+    told: BTreeSet<(ShortageReason, Option<String>, Option<String>)>,
 }
 
 impl Shower<'_> {
+    /// Says once what keeps machines from coming; whether anything does while the task waits for them.
+    fn tell_shortages(&mut self, report: &StatusReport) -> Result<bool, CliError> {
+        if report.state != TaskState::Provisioning {
+            return Ok(false);
+        }
+        for shortage in &report.shortages {
+            let pool = (shortage.reason, shortage.machine.clone(), shortage.zone.clone());
+            if self.told.insert(pool) {
+                self.sink.flush()?;
+                self.sink.json("shortage", shortage)?;
+                self.context.ui.warning(&format!("{shortage} (it is tried again)"));
+            }
+        }
+        Ok(!report.shortages.is_empty())
+    }
+
     fn event(&mut self, event: Event) -> Result<(), CliError> {
         let empty = |slot| SlotLine {
             slot,
@@ -465,6 +491,7 @@ fn exit_of(result: &TaskOutcome, pass_code: bool) -> Exit {
             Exit::from_signal(*signal)
         }
         TaskOutcome::Failed { .. } | TaskOutcome::TimedOut { .. } | TaskOutcome::Stopped { .. } => Exit::Task,
+        TaskOutcome::Unprovisioned { .. } => Exit::Cloud,
     }
 }
 

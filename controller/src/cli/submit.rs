@@ -35,12 +35,6 @@ Examples:
 /// what the script writes to its stdout. A task is kept until `destroy` removes it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Command and arguments to run
-    #[arg(last = true, value_name = "COMMAND", conflicts_with = "file")]
-    command: Vec<OsString>,
-    /// Name of the task; the same name is the same task [default: a random one]
-    #[arg(long)]
-    name: Option<String>,
     /// Return once machines are ordered; stdout carries the task's identifier
     #[arg(long, short)]
     detach: bool,
@@ -50,6 +44,19 @@ pub(super) struct Args {
     /// Leave results in the store at the end
     #[arg(long, conflicts_with = "detach")]
     no_pull: bool,
+    #[command(flatten)]
+    what: WhatArgs,
+}
+
+/// What `submit` and `plan` are about.
+#[derive(Debug, clap::Args)]
+pub(super) struct WhatArgs {
+    /// Command and arguments to run
+    #[arg(last = true, value_name = "COMMAND", conflicts_with = "file")]
+    command: Vec<OsString>,
+    /// Name of the task; the same name is the same task [default: a random one]
+    #[arg(long)]
+    name: Option<String>,
     #[command(flatten)]
     script: ScriptArgs,
     #[command(flatten)]
@@ -110,6 +117,12 @@ struct MachineArgs {
     /// Tag of everything that is created (can be repeated)
     #[arg(long = "tags", visible_alias = "tag", value_name = "KEY=VALUE")]
     tags: Vec<String>,
+    /// Subnet of AWS to start machines in (can be repeated) [default: TPI_AWS_SUBNETS, or the default network's]
+    #[arg(long = "subnet", value_name = "ID")]
+    subnets: Vec<String>,
+    /// How long to wait for a first machine, such as 30m; none: until the timeout [default: 30m]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    provision_timeout: Option<String>,
     /// Who may try to reach the agents: caller, none (also written closed), or networks such as
     /// 203.0.113.0/24 (can be repeated) [default: caller]
     #[arg(long, value_name = "FROM")]
@@ -139,11 +152,9 @@ struct FileArgs {
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError> {
     let Context { ui, engine, interrupt, .. } = context;
-    let named = args.name.is_some();
+    let named = args.what.name.is_some();
     let (detach, pass_code, no_pull) = (args.detach, args.exit_with_task_code, args.no_pull);
-    let around = Surroundings::of_process(engine.settings().clouds.names())
-        .map_err(|error| CliError::file("finding", std::path::Path::new("the current directory"), &error))?;
-    let checked = spec::check(&request(args)?, &around)?;
+    let checked = checked(context, args.what)?;
     for warning in &checked.warnings {
         ui.warning(warning);
     }
@@ -207,10 +218,17 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError>
     }
 }
 
+/// The request of the flags, without mistakes.
+pub(super) fn checked(context: &Context, args: WhatArgs) -> Result<Checked, CliError> {
+    let around = Surroundings::of_process(context.engine.settings().clouds.names())
+        .map_err(|error| CliError::file("finding", std::path::Path::new("the current directory"), &error))?;
+    Ok(spec::check(&request(args)?, &around)?)
+}
+
 /// Flags as the specification takes them. A flag that is not passed on here is an unread field, which does not
 /// compile without a warning; a field of the request without a flag does not compile at all.
-fn request(args: Args) -> Result<Request, CliError> {
-    let Args { script, machine, files, .. } = args;
+fn request(args: WhatArgs) -> Result<Request, CliError> {
+    let WhatArgs { script, machine, files, .. } = args;
     // `none` is how a person says it, `closed` how the specification does.
     let ingress = |from: String| if from == "none" { "closed".to_owned() } else { from };
     Ok(Request {
@@ -235,6 +253,8 @@ fn request(args: Args) -> Result<Request, CliError> {
         exclude: files.exclude,
         gitignore: files.gitignore,
         storage_container: files.storage,
+        subnets: machine.subnets,
+        provision_timeout: machine.provision_timeout,
     })
 }
 
