@@ -115,6 +115,8 @@ pub struct Machines {
     pub alive: u32,
     /// Whether there is, or was, any machine at all.
     pub seen: bool,
+    /// Whether the group is there and wants no machine any more.
+    pub ended: bool,
 }
 
 impl Machines {

@@ -76,6 +76,8 @@ pub enum Unprovisioned {
     Capacity,
     /// What was asked for cannot be served.
     Request,
+    /// Machines came, and gave themselves back because the agent could not be started.
+    Agent,
     /// The cloud did not say.
     Unknown,
 }

@@ -52,7 +52,17 @@ pub(super) fn task_outcome(result: &TaskOutcome) -> String {
             format!("was stopped with {slots} unfinished")
         }
         TaskOutcome::Unprovisioned { reason, why } => {
-            let mut text = format!("got no machine in the time given: {}", unprovisioned(*reason));
+            let mut text = match reason {
+                Unprovisioned::Agent => unprovisioned(*reason).to_owned(),
+                Unprovisioned::Quota
+                | Unprovisioned::Permission
+                | Unprovisioned::Price
+                | Unprovisioned::Capacity
+                | Unprovisioned::Request
+                | Unprovisioned::Unknown => {
+                    format!("got no machine in the time given: {}", unprovisioned(*reason))
+                }
+            };
             for tried in why {
                 // Lines of their own: there is one for each type and zone.
                 text.push_str("\n  ");
@@ -70,6 +80,9 @@ fn unprovisioned(reason: Unprovisioned) -> &'static str {
         Unprovisioned::Price => "the highest price is below the market's",
         Unprovisioned::Capacity => "the cloud has no capacity",
         Unprovisioned::Request => "the request cannot be served",
+        Unprovisioned::Agent => {
+            "every machine ended without its agent: what it fetched was not what was sent"
+        }
         Unprovisioned::Unknown => "the cloud did not say why",
     }
 }
@@ -88,6 +101,9 @@ pub(super) fn advice(result: &TaskOutcome) -> Option<&'static str> {
                 "try another --region or --machine, --spot -1 for on demand, or a longer --provision-timeout"
             }
             Unprovisioned::Request => "try another --machine, --image or --region",
+            Unprovisioned::Agent => {
+                "something has changed the agent in the store: destroy the task, see who may write there, and submit again"
+            }
             Unprovisioned::Unknown => "try another --region or --machine, or a longer --provision-timeout",
         });
     }

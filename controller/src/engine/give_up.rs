@@ -1,4 +1,4 @@
-//! The end of the wait for a first machine. No server of ours sees the time pass: whoever looks after it decides, and
+//! The end of the wait for a first machine, and of a group whose machines all went without having started an agent. No server of ours sees the time pass: whoever looks after it decides, and
 //! where nobody looks the task's deadline does, which the cloud itself keeps.
 
 use tpi_proto::id::TaskId;
@@ -12,8 +12,8 @@ use super::{
     facts::{self, Change, Facts},
 };
 use crate::{
-    cloud::{Cloud, Shortage, ShortageReason},
-    task::{Action, Done},
+    cloud::{Cloud, Observed, Shortage, ShortageReason},
+    task::{Action, Done, Machines},
 };
 
 /// Ends a group that never had a machine when its time is up, and finishes an end that was cut off; otherwise leaves
@@ -27,12 +27,20 @@ pub(super) async fn where_in_vain(
     let gave_up = facts.record.as_ref().is_some_and(|r| r.intent == Intent::Run && r.gave_up.is_some());
     match facts.next(Done::default()) {
         Action::GiveUp => {
+            // Slots are read before the cloud is asked: a machine may have done all its work in between.
+            let facts = Facts::read(store, cloud, task).await?;
+            if facts.next(Done::default()) != Action::GiveUp {
+                return Ok(facts);
+            }
             // The newest facts count: somebody may have had luck since.
             let written = facts::change_record(store, task, |record| {
                 if record.intent != Intent::Run || record.gave_up.is_some() {
                     return Ok(Change::Keep);
                 }
-                let (reason, why) = verdict(&facts.observed.shortages);
+                let (reason, why) = match facts.machines() {
+                    Machines { seen: true, .. } => (Unprovisioned::Agent, went(&facts.observed)),
+                    Machines { seen: false, .. } => verdict(&facts.observed.shortages),
+                };
                 record.gave_up = Some(GaveUp { at: facts.now, reason, why });
                 Ok(Change::Write)
             })
@@ -59,6 +67,12 @@ pub(super) async fn where_in_vain(
     }
     let _gone = cloud.destroy(task).await.map_err(EngineError::cloud(task))?;
     Facts::read(store, cloud, task).await
+}
+
+/// The machines that came and went.
+fn went(observed: &Observed) -> Vec<String> {
+    let machines = observed.machines.iter();
+    machines.map(|machine| format!("{} started at {}", machine.id, machine.launched)).collect()
 }
 
 /// What to do something about, and all that was tried. Of several reasons the one that more waiting helps least.

@@ -6,7 +6,7 @@ use tpi_store::record::{Intent, TaskRecord};
 
 use super::{
     Machines,
-    state::{is_past_deadline, waits_in_vain},
+    state::{gave_themselves_back, is_past_deadline, waits_in_vain},
 };
 
 /// One thing to do. Every one is idempotent: done twice, or by two controllers, it leaves the same world.
@@ -90,6 +90,7 @@ pub fn next_action(
         Intent::Run if (late || record.gave_up.is_some()) && !machines.gone() => Action::RemoveMachines,
         Intent::Run if record.gave_up.is_some() => Action::Rest,
         Intent::Run if waits_in_vain(record, slots, machines, now) => Action::GiveUp,
+        Intent::Run if !late && !stop_requested && gave_themselves_back(slots, machines) => Action::GiveUp,
         Intent::Run if late || ended => {
             if machines.gone() {
                 Action::Rest
@@ -278,7 +279,7 @@ mod tests {
                     self.ensured_after_destroy |= r.intent == Intent::Destroy;
                     // Sometimes there is none to be had.
                     let alive = if self.none_free { 0 } else { u32::from(r.spec.parallelism.get()) };
-                    self.machines = Machines { group: true, alive, seen: alive > 0 };
+                    self.machines = Machines { group: true, alive, seen: alive > 0, ended: false };
                 }
                 (Action::GiveUp, Some(r)) => {
                     self.gave_up_on_machines |= self.machines.seen || !self.slots.is_empty();
@@ -527,7 +528,26 @@ mod tests {
             r.intent = Intent::Run;
             r
         });
-        let machines = Machines { group: true, alive: 1, seen: true };
+        let machines = Machines { group: true, alive: 1, seen: true, ended: false };
         assert_eq!(derive(record.as_ref(), &[stopping], machines, false, at(0)), TaskState::Running);
+    }
+
+    #[test]
+    fn machines_that_all_gave_themselves_back_are_not_waited_for() {
+        let record = World::new(1).record.map(|mut r| {
+            r.intent = Intent::Run;
+            r.deadline = Some(at(DEADLINE));
+            r
+        });
+        let gone = Machines { group: false, alive: 0, seen: true, ended: true };
+        let next = |slots: &[SlotStatus], machines, stop| {
+            next_action(record.as_ref(), slots, machines, stop, Done::default(), at(1))
+        };
+        assert_eq!(next(&[], gone, false), Action::GiveUp);
+        // One that was made and not started, or removed by somebody, is made again.
+        assert_eq!(next(&[], Machines { seen: false, ..gone }, false), Action::EnsureMachines);
+        assert_eq!(next(&[], Machines { ended: false, ..gone }, false), Action::EnsureMachines);
+        assert_eq!(next(&[slot(0, SlotState::Interrupted)], gone, false), Action::EnsureMachines);
+        assert_eq!(next(&[], gone, true), Action::Rest);
     }
 }

@@ -102,6 +102,12 @@ pub(super) fn waits_in_vain(
     over && machines.group && !machines.seen && machines.alive == 0 && slots.is_empty()
 }
 
+/// Whether every machine left the group without having claimed a slot: none could start its agent, and another one
+/// could not either.
+pub(super) fn gave_themselves_back(slots: &[SlotStatus], machines: Machines) -> bool {
+    machines.ended && machines.seen && machines.gone() && slots.is_empty()
+}
+
 pub(super) fn is_past_deadline(record: &TaskRecord, now: Timestamp) -> bool {
     record.deadline.is_some_and(|deadline| now >= deadline)
 }
