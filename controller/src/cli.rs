@@ -38,6 +38,7 @@ mod list;
 mod local_group;
 mod logs;
 mod man;
+mod plan;
 mod progress;
 mod proof;
 mod pull;
@@ -107,6 +108,7 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum TaskCommand {
     Submit(Box<submit::Args>),
+    Plan(plan::Args),
     Attach(attach::Args),
     Logs(logs::Args),
     Status(status::Args),
@@ -329,6 +331,7 @@ async fn on_task(global: Global, command: TaskCommand, ui: &Ui) -> Result<Exit, 
     let context = Context { ui: ui.clone(), home, engine, interrupt, me };
     let result = match command {
         TaskCommand::Submit(args) => submit::run(&context, *args).await,
+        TaskCommand::Plan(args) => plan::run(&context, &args),
         TaskCommand::Attach(args) => attach::run(&context, args).await,
         TaskCommand::Logs(args) => logs::run(&context, args).await,
         TaskCommand::Status(args) => status::run(&context, args).await,

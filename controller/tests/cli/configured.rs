@@ -144,6 +144,46 @@ fn what_goes_together() {
 }
 
 #[test]
+fn a_plan_shows_what_would_be_asked_for() {
+    let place = Place::new();
+    let basic = r##"
+resource "iterative_task" "tpi-examples-basic" {
+    name      = "tpi-examples-basic "
+    cloud     = "local"
+    region    = "us-east"
+    directory = "."
+
+    script = <<-END
+    #!/bin/bash
+    python3 src/train.py
+    END
+}
+resource "iterative_task" "sweep" {
+  count       = 2
+  name        = "sweep-${count.index}"
+  cloud       = "local"
+  spot        = 0.5
+  disk_size   = 30
+  parallelism = 2
+  tags        = { team = "bees" }
+  environment = { LEARNING_RATE = pow(10, -(count.index + 1)), TOKEN = "" }
+  container   = "python:3.12-slim"
+  ingress     = ["none"]
+  script      = file("run.sh")
+}
+"##;
+    place.file("main.tf", basic).file("run.sh", "#!/bin/sh\nenv\n");
+    insta::assert_snapshot!(place.seen(&["plan"]));
+    let output = place.run(&["plan", "--output", "json", "--task", "sweep-1"]);
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["kind"], "plan");
+    assert_eq!(report["tasks"][0]["address"], "iterative_task.sweep[1]");
+    assert_eq!(report["tasks"][0]["position"]["line"], 13);
+    assert_eq!(report["tasks"][0]["spec"]["script"], "#!/bin/sh\nenv\n");
+    assert!(!place.path().join(".local/state/tpi/store").exists());
+}
+
+#[test]
 fn a_folder_of_tasks_from_beginning_to_end() {
     let Some(agent) = agent() else { return };
     let place = Place::new();
