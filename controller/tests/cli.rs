@@ -24,6 +24,7 @@ fn the_whole_help() {
     let commands = [
         "",
         "submit",
+        "plan",
         "attach",
         "logs",
         "status",

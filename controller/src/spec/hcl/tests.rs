@@ -42,6 +42,17 @@ fn var(name: &str, value: &str) -> VariableArgument {
     VariableArgument::Value { name: name.to_owned(), value: value.to_owned() }
 }
 
+#[test]
+fn the_readme_names_every_function() {
+    let readme = include_str!("../../../../README.md");
+    let row = readme.lines().find(|line| line.starts_with("| functions |")).expect("a row");
+    let told: Vec<&str> =
+        row.trim_matches(['|', ' ', '`']).split(['`', ' ']).skip(3).filter(|w| !w.is_empty()).collect();
+    let mut known: Vec<&str> = super::functions::names().collect();
+    known.sort_unstable();
+    assert_eq!(told, known);
+}
+
 /// The JSON of an expression beside other declarations, or what is wrong with it.
 fn evaluated(folder: &Path, declarations: &str, expression: &str) -> Result<String, String> {
     super::on_large_stack(|| Ok(evaluated_here(folder, declarations, expression))).expect("a thread")
