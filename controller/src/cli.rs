@@ -39,6 +39,7 @@ mod logs;
 mod man;
 mod progress;
 mod proof;
+pub mod provider;
 mod pull;
 pub mod screen;
 mod shell;

@@ -6,6 +6,7 @@
 //! * [`engine`]: carries that out: submit, status, stop, pull, destroy. Each can be interrupted anywhere and run again.
 //! * [`cloud`]: places that have machines, behind one trait.
 //! * [`link`]: reaching agents, and following a task over whatever way there is.
+//! * [`terraform`]: the same engine as a provider of Terraform, and where it is installed.
 //! * [`home`]: what is kept on this computer.
 
 pub mod cli;
@@ -15,3 +16,4 @@ pub mod home;
 pub mod link;
 pub mod spec;
 pub mod task;
+pub mod terraform;

@@ -1,0 +1,1 @@
+//! Where Terraform finds the provider without a registry.
