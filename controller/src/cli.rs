@@ -47,6 +47,7 @@ mod status;
 mod stop;
 mod submit;
 mod table;
+mod terraform;
 pub mod ui;
 pub mod value;
 mod words;
@@ -97,6 +98,7 @@ enum Command {
     Task(TaskCommand),
     Completions(completions::Args),
     Man(man::Args),
+    Terraform(terraform::Args),
     #[cfg(feature = "aws")]
     Aws(aws::Args),
     #[cfg(feature = "local")]
@@ -310,6 +312,7 @@ async fn dispatch(global: Global, command: Command, ui: &Ui) -> Result<Exit, Cli
     match command {
         Command::Completions(args) => completions::run(ui, &args),
         Command::Man(args) => man::run(ui, &args),
+        Command::Terraform(args) => terraform::run(ui, args, global.agent),
         #[cfg(feature = "aws")]
         Command::Aws(args) => aws::run(ui, &args),
         #[cfg(feature = "local")]

@@ -39,6 +39,12 @@ pub(super) fn at(name: &str) -> Path {
     vec![Selector::AttributeName(name.to_owned())]
 }
 
+/// To an attribute of the first block of a kind.
+pub(super) fn in_block(block: &str, name: &str) -> Path {
+    let first = Selector::ElementKeyInt(0);
+    vec![Selector::AttributeName(block.to_owned()), first, Selector::AttributeName(name.to_owned())]
+}
+
 pub(super) fn path(selectors: Path) -> Option<AttributePath> {
     let steps: Vec<Step> = selectors.into_iter().map(|selector| Step { selector: Some(selector) }).collect();
     (!steps.is_empty()).then_some(AttributePath { steps })
@@ -100,7 +106,7 @@ pub(super) fn of_spec(mistake: &SpecError) -> Diagnostic {
     } else {
         mistake.hint.as_str()
     };
-    let mut place = at(attribute_of(mistake.field));
+    let mut place = place(mistake.field);
     if let (Field::Environment, Some(key)) = (mistake.field, &mistake.value) {
         place.push(Selector::ElementKeyString(key.clone()));
     }
@@ -108,21 +114,23 @@ pub(super) fn of_spec(mistake: &SpecError) -> Diagnostic {
 }
 
 /// As users write it.
-fn name(field: Field) -> &'static str {
-    in_storage(field).unwrap_or(field.as_str())
+fn name(field: Field) -> String {
+    match in_storage(field) {
+        Some(inner) => format!("storage.{inner}"),
+        None => field.as_str().to_owned(),
+    }
 }
 
-/// Blocks in a set cannot be pointed into, so these are at the block.
-fn attribute_of(field: Field) -> &'static str {
-    in_storage(field).map_or(field.as_str(), |_| "storage")
+fn place(field: Field) -> Path {
+    in_storage(field).map_or_else(|| at(field.as_str()), |inner| in_block("storage", inner))
 }
 
 fn in_storage(field: Field) -> Option<&'static str> {
     match field {
-        Field::Workdir => Some("storage.workdir"),
-        Field::Output => Some("storage.output"),
-        Field::Exclude => Some("storage.exclude"),
-        Field::StorageContainer => Some("storage.container"),
+        Field::Workdir => Some("workdir"),
+        Field::Output => Some("output"),
+        Field::Exclude => Some("exclude"),
+        Field::StorageContainer => Some("container"),
         Field::Name
         | Field::Cloud
         | Field::Region

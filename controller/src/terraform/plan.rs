@@ -16,8 +16,17 @@ use super::{
 pub(super) struct Plan {
     /// What will be there.
     pub(super) planned: Object,
-    /// Attributes that make it another task; empty for a new one.
-    pub(super) replaces: Vec<&'static str>,
+    /// What makes it another task; empty for a new one.
+    pub(super) replaces: Vec<Cause>,
+}
+
+/// An argument whose new value makes another task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// Of the resource itself, or a whole block.
+    Own(&'static str),
+    /// In the block `storage`.
+    InStorage(&'static str),
 }
 
 /// What there is.
@@ -71,7 +80,7 @@ fn fill(block: &Value) -> Value {
     Value::Map(filled.collect())
 }
 
-fn replaces(planned: &Object, prior: Prior<'_>, here: &Path) -> Vec<&'static str> {
+fn replaces(planned: &Object, prior: Prior<'_>, here: &Path) -> Vec<Cause> {
     let differs = |attribute: &Attribute, one: Option<&Object>, other: Option<&Object>| {
         let now = one.and_then(|o| o.get(attribute.name)).unwrap_or(&Value::Null);
         let then = other.and_then(|o| o.get(attribute.name)).unwrap_or(&Value::Null);
@@ -80,15 +89,15 @@ fn replaces(planned: &Object, prior: Prior<'_>, here: &Path) -> Vec<&'static str
         }
         attribute.replaces && !same(attribute, now, then, here)
     };
-    let mut found: Vec<&'static str> = ATTRIBUTES
-        .iter()
-        .filter(|attribute| differs(attribute, Some(planned), Some(prior.object)))
-        .map(|attribute| attribute.name)
-        .collect();
+    let own = ATTRIBUTES.iter().filter(|attribute| differs(attribute, Some(planned), Some(prior.object)));
+    let mut found: Vec<Cause> = own.map(|attribute| Cause::Own(attribute.name)).collect();
     let unknown = planned.get("storage") == Some(&Value::Unknown);
     let (now, then) = (config::storage(planned), config::storage(prior.object));
-    if unknown || STORAGE.iter().any(|attribute| differs(attribute, now, then)) {
-        found.push("storage");
+    let inner: Vec<&Attribute> = STORAGE.iter().filter(|attribute| differs(attribute, now, then)).collect();
+    match (now, then) {
+        (Some(_), Some(_)) if !unknown => found.extend(inner.iter().map(|a| Cause::InStorage(a.name))),
+        _ if unknown || !inner.is_empty() => found.push(Cause::Own("storage")),
+        _ => {}
     }
     found
 }
@@ -194,12 +203,15 @@ mod tests {
             changed.extend(pairs.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));
             again(&changed, &prior)
         };
-        assert_eq!(of(&[("machine", Value::text("l"))]).replaces, ["machine"]);
-        assert_eq!(of(&[("script", Value::Unknown)]).replaces, ["script"]);
-        assert_eq!(of(&[("storage", storage(&[("workdir", "/b"), ("output", "x")]))]).replaces, ["storage"]);
-        assert_eq!(of(&[("storage", Value::List(Vec::new()))]).replaces, ["storage"]);
-        assert_eq!(of(&[("region", Value::text("us-west"))]).replaces, [""; 0]);
-        assert_eq!(of(&[("environment", Value::Map(BTreeMap::new()))]).replaces, [""; 0]);
+        assert_eq!(of(&[("machine", Value::text("l"))]).replaces, [Cause::Own("machine")]);
+        assert_eq!(of(&[("script", Value::Unknown)]).replaces, [Cause::Own("script")]);
+        assert_eq!(
+            of(&[("storage", storage(&[("workdir", "/b"), ("output", "x")]))]).replaces,
+            [Cause::InStorage("workdir")]
+        );
+        assert_eq!(of(&[("storage", Value::List(Vec::new()))]).replaces, [Cause::Own("storage")]);
+        assert_eq!(of(&[("region", Value::text("us-west"))]).replaces, []);
+        assert_eq!(of(&[("environment", Value::Map(BTreeMap::new()))]).replaces, []);
         let output = of(&[("storage", storage(&[("workdir", "/a"), ("output", "y")]))]);
         assert!(output.replaces.is_empty() && amends(&output.planned, &prior));
         assert!(!amends(&prior, &prior));

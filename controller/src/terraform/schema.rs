@@ -1,10 +1,14 @@
 //! What can be written in an `iterative_task`, as data: the schema that Terraform is told, the defaults and the
 //! rules for planning all come from these tables.
 //!
-//! Names, types, defaults and what forces a new task are those that published configurations rely on. Two things
-//! differ from the earlier provider's: `environment` and `storage.container_opts` are sensitive, and arguments with a
-//! default are also *computed*, because that is how a provider may say a default in a plan without being excused from
-//! Terraform's checks.
+//! Names, types, defaults and what forces a new task are those that published configurations rely on. Three things
+//! differ from the earlier provider's, none of which a configuration or a state can tell:
+//!
+//! * `environment` and `storage.container_opts` are sensitive: they may hold secrets.
+//! * `storage` is a list and not a set, because Terraform hides all of a set when a part of it is sensitive, and can
+//!   point at a line inside a list only.
+//! * Arguments with a default are *computed* as well, which is how a provider may say a default in a plan without being
+//!   excused from Terraform's checks.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -288,7 +292,7 @@ fn nested(name: &str, mode: NestingMode, block: WireBlock) -> NestedBlock {
 /// All that Terraform wants to know.
 pub(super) fn schema() -> GetSchemaResponse {
     let blocks = vec![
-        nested("storage", NestingMode::Set, block(STORAGE.iter().map(Attribute::wire), Vec::new())),
+        nested("storage", NestingMode::List, block(STORAGE.iter().map(Attribute::wire), Vec::new())),
         nested("timeouts", NestingMode::Single, block(TIMEOUTS.map(|name| timeout(name).wire()), Vec::new())),
     ];
     let mut resource = block(ATTRIBUTES.iter().map(Attribute::wire), blocks);

@@ -11,6 +11,7 @@ use tpi_proto::{
 
 use super::{
     diagnostics,
+    plan::Cause,
     private::Private,
     provider::{Left, Provider},
     schema,
@@ -154,8 +155,11 @@ impl provider_server::Provider for Service {
             let ours = Private::read(&request.prior_private);
             let (plan, found) = self.0.plan(&config, prior.as_ref().map(|prior| (prior, ours.as_ref())));
             answer.planned_state = Some(encode(Some(plan.planned)));
-            answer.requires_replace =
-                plan.replaces.iter().filter_map(|name| diagnostics::path(diagnostics::at(name))).collect();
+            let causes = plan.replaces.iter().map(|cause| match cause {
+                Cause::Own(name) => diagnostics::at(name),
+                Cause::InStorage(name) => diagnostics::in_block("storage", name),
+            });
+            answer.requires_replace = causes.filter_map(diagnostics::path).collect();
             answer.diagnostics = found;
         }
         Ok(Response::new(answer))
