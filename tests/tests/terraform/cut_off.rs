@@ -1,7 +1,9 @@
 //! The provider dies in the middle of an operation; the next command finishes it.
 
 use anyhow::{Result, ensure};
-use tpi_tests::Running;
+use rustix::process::{Signal, kill_process};
+use tpi_proto::id::TaskId;
+use tpi_tests::{Running, eventually};
 
 use super::world::{World, quick};
 
@@ -71,4 +73,99 @@ fn a_destroy_that_died_is_finished_by_another() -> Result<()> {
         std::fs::remove_dir_all(world.rig.work().join("results-cut"))?;
     }
     Ok(())
+}
+
+/// Holds an apply up when its machines are about to be ordered: another program seems to work on the group.
+fn hold(world: &World, task: &TaskId) -> Result<std::fs::File> {
+    let path = world.rig.state().join("local/.locks").join(task.as_str());
+    std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
+    let file = std::fs::File::options().create(true).truncate(false).write(true).open(&path)?;
+    file.lock()?;
+    Ok(file)
+}
+
+/// Starts an apply, and waits until it is held up.
+fn held_up(world: &World, task: &TaskId) -> Result<Running> {
+    let applying = Running::spawn(world.command(&APPLY))?;
+    let wants_machines = || {
+        let bytes =
+            std::fs::read(world.rig.store().join(tpi_store::layout::TaskKeys::new(task).record())).ok()?;
+        let record: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+        (record["intent"] == "run").then_some(())
+    };
+    eventually("the apply to want machines", wants_machines)?;
+    Ok(applying)
+}
+
+#[test]
+fn ctrl_c_leaves_a_task_in_the_state_that_the_next_apply_finishes() -> Result<()> {
+    let Some(world) = World::new()? else { return Ok(()) };
+    world.main(&quick("interrupted", "interrupted"))?;
+    let task = World::task("interrupted")?;
+    let lock = hold(&world, &task)?;
+    let applying = held_up(&world, &task)?;
+    applying.signal(Signal::INT)?;
+    let told = applying.wait()?;
+    ensure!(told.stdout_text().contains("was interrupted"), "{}", told.description());
+    ensure!(world.listed()? == ["iterative_task.interrupted"]);
+    drop(lock);
+    let applied = world.apply()?.success()?;
+    ensure!(applied.stdout_text().contains("0 added, 1 changed, 0 destroyed"), "{}", applied.description());
+    world.rig.wait_finished(&task)?;
+    world.plan_is_empty()?;
+    world.destroy()?.success()?;
+    ensure!(world.read("results-interrupted/said")? == "hello from interrupted\n");
+    world.nothing_left()
+}
+
+#[test]
+fn ctrl_c_leaves_a_task_in_the_state_that_destroy_removes() -> Result<()> {
+    let Some(world) = World::new()? else { return Ok(()) };
+    world.main(&quick("interrupted", "removed"))?;
+    let task = World::task("removed")?;
+    let lock = hold(&world, &task)?;
+    let applying = held_up(&world, &task)?;
+    applying.signal(Signal::INT)?;
+    let _told = applying.wait()?;
+    drop(lock);
+    world.destroy()?.success()?;
+    ensure!(world.listed()?.is_empty());
+    world.nothing_left()
+}
+
+#[test]
+fn a_provider_that_is_killed_leaves_a_task_that_the_next_apply_adopts() -> Result<()> {
+    let Some(world) = World::new()? else { return Ok(()) };
+    world.main(&quick("killed", "killed"))?;
+    let task = World::task("killed")?;
+    let lock = hold(&world, &task)?;
+    let applying = held_up(&world, &task)?;
+    for provider in world.rig.processes("terraform-provi") {
+        kill_process(provider, Signal::KILL)?;
+    }
+    let _told = applying.wait()?.code(1)?;
+    drop(lock);
+    world.apply()?.success()?;
+    world.rig.wait_finished(&task)?;
+    world.plan_is_empty()?;
+    world.destroy()?.success()?;
+    world.nothing_left()
+}
+
+#[test]
+fn a_provider_does_not_outlive_a_terraform_that_is_killed() -> Result<()> {
+    let Some(world) = World::new()? else { return Ok(()) };
+    world.main(&quick("orphan", "orphan"))?;
+    let task = World::task("orphan")?;
+    let lock = hold(&world, &task)?;
+    let applying = held_up(&world, &task)?;
+    applying.signal(Signal::KILL)?;
+    let _told = applying.wait()?;
+    world.rig.wait_empty()?;
+    drop(lock);
+    // Terraform's own lock went with it.
+    world.apply()?.success()?;
+    world.rig.wait_finished(&task)?;
+    world.destroy()?.success()?;
+    world.nothing_left()
 }
