@@ -19,6 +19,7 @@ use crate::{
     spec::Checked,
 };
 
+mod amend;
 mod destroy;
 mod error;
 mod facts;
@@ -166,6 +167,19 @@ impl Engine {
     /// See [`ErrorKind`].
     pub async fn submit(&self, checked: &Checked, observer: &dyn Observer) -> Result<Submitted, EngineError> {
         submit::submit(self, checked, observer).await
+    }
+
+    /// Changes what is brought home of a task that is there. The script and its machines are not concerned.
+    ///
+    /// # Errors
+    /// See [`ErrorKind`].
+    pub async fn amend(
+        &self,
+        task: &Located,
+        output: Option<&str>,
+        exclude: &[String],
+    ) -> Result<(), EngineError> {
+        amend::amend(task, output, exclude).await
     }
 
     /// Finds a task by identifier or by name: among those known here first, then in the stores and the
