@@ -51,14 +51,8 @@ pub(super) async fn submit(
 ) -> Result<Submitted, EngineError> {
     let task = &checked.id;
     let cloud = engine.cloud(checked.spec.cloud)?;
+    engine.check_store(&checked.spec)?;
     let url = engine.store_url_of(&checked.spec)?;
-    if !Engine::may_keep(checked.spec.cloud, &url) {
-        return Err(EngineError::new(
-            ErrorKind::User,
-            format!("machines in {} cannot reach the store {url}", checked.spec.cloud),
-        )
-        .hint("name a bucket with `--store s3://BUCKET/PATH` or `--storage BUCKET/PATH`"));
-    }
     let store = Store::open(&url).map_err(EngineError::store(format!("opening the store {url}")))?;
     let home = &engine.settings().home;
     let work = Submission { home, store, checked, agent: engine.settings().agent.as_deref(), observer };
