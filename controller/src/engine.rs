@@ -143,6 +143,22 @@ impl Engine {
         }
     }
 
+    /// Whether a new task would have a place for its record; nothing is asked of anybody.
+    ///
+    /// # Errors
+    /// [`ErrorKind::User`].
+    pub fn check_store(&self, spec: &TaskSpec) -> Result<(), EngineError> {
+        let url = self.store_url_of(spec)?;
+        if Self::may_keep(spec.cloud, &url) {
+            return Ok(());
+        }
+        Err(EngineError::new(
+            ErrorKind::User,
+            format!("machines in {} cannot reach the store {url}", spec.cloud),
+        )
+        .hint("name a bucket with `--store s3://BUCKET/PATH` or `--storage BUCKET/PATH`"))
+    }
+
     /// Whether tasks of a cloud may have their records in a store; machines elsewhere reach no folder of this
     /// computer.
     fn may_keep(cloud: CloudName, store: &Url) -> bool {

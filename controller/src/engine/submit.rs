@@ -61,14 +61,8 @@ pub(super) struct Place {
 /// Opens the store, and refuses one that machines cannot reach.
 pub(super) fn place(engine: &Engine, checked: &Checked) -> Result<Place, EngineError> {
     let cloud = engine.cloud(checked.spec.cloud)?;
+    engine.check_store(&checked.spec)?;
     let url = engine.store_url_of(&checked.spec)?;
-    if !Engine::may_keep(checked.spec.cloud, &url) {
-        return Err(EngineError::new(
-            ErrorKind::User,
-            format!("machines in {} cannot reach the store {url}", checked.spec.cloud),
-        )
-        .hint("name a bucket with `--store s3://BUCKET/PATH` or `--storage BUCKET/PATH`"));
-    }
     let store = Store::open(&url).map_err(EngineError::store(format!("opening the store {url}")))?;
     Ok(Place { cloud, url, store })
 }

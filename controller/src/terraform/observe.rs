@@ -41,8 +41,9 @@ pub(super) async fn observe(engine: &Engine, task: &Located) -> Result<Seen, Eng
     let report = engine.status(task).await?;
     let keys = TaskKeys::new(&task.id);
     let mut computed = Object::new();
-    let counts = counts(&report).map(|(name, count)| (name.to_owned(), Value::integer(count)));
-    drop(computed.insert("status".to_owned(), Value::Map(counts.into())));
+    let counts = counts(&report);
+    let status = counts.map(|(name, count)| (name.to_owned(), Value::integer(count)));
+    drop(computed.insert("status".to_owned(), Value::Map(status.into())));
     let addresses = addresses(&task.store, &keys, &report).await;
     drop(computed.insert("addresses".to_owned(), Value::texts(addresses)));
     drop(computed.insert("events".to_owned(), Value::texts(events(&task.store, &keys).await)));
@@ -54,11 +55,8 @@ pub(super) async fn observe(engine: &Engine, task: &Located) -> Result<Seen, Eng
         Some(Intent::Run) => report.group == GroupState::Absent && !report.state.is_final(),
         Some(Intent::Destroy) | None => false,
     };
-    tracing::info!(
-        id = %task.id,
-        state = serde_json::to_value(&report.state).ok().and_then(|v| v["state"].as_str().map(str::to_owned)),
-        "task"
-    );
+    let [running, succeeded, failed] = counts.map(|(_, count)| count);
+    tracing::info!(id = %task.id, running, succeeded, failed, "the task was looked at");
     Ok(Seen { report, computed, unfinished })
 }
 

@@ -178,7 +178,13 @@ impl Provider {
                 if let Some(checked) = checked {
                     found.extend(checked.warnings.iter().map(|warning| diagnostics::warning(warning, "")));
                     found.extend(resolved(&checked.spec));
+                    let store = self.engine().map(|engine| engine.check_store(&checked.spec));
+                    found.extend(match store {
+                        Ok(store) => store.err().map(|error| diagnostics::of_engine(&error, &[])),
+                        Err(error) => Some(error),
+                    });
                 }
+                found.extend(without_effect(&plan.planned));
                 found
             }
             Some((object, _)) if plan.replaces.is_empty() && plan::amends(&plan.planned, object) => {
@@ -332,6 +338,17 @@ fn resolved(spec: &tpi_proto::spec::TaskSpec) -> Option<Diagnostic> {
     .collect();
     let summary = told.iter().map(|(name, told)| format!("{name} {told}")).collect::<Vec<_>>().join(", ");
     (!summary.is_empty()).then(|| diagnostics::warning(format!("in {}: {summary}", spec.cloud), ""))
+}
+
+/// Says what published configurations have and nothing here makes use of.
+fn without_effect(planned: &Object) -> Option<Diagnostic> {
+    let options = config::storage(planned)?.get("container_opts")?.as_map()?;
+    (!options.is_empty()).then(|| {
+        diagnostics::warning(
+            "storage.container_opts has no effect",
+            "The bucket's region and the credentials for it are taken from the environment, as by the cloud's own tools.",
+        )
+    })
 }
 
 /// Puts what was seen into a state.

@@ -191,3 +191,43 @@ fn verify_p521(message: &[u8], cert: &[u8], signature: &[u8]) -> Result<Handshak
     key.verify(message, &signature).map_err(|_| bad_signature())?;
     Ok(HandshakeSignatureValid::assertion())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Both are signed by their own keys, which nobody has kept.
+    const P521: &[u8] = include_bytes!("tls/p521.pem");
+    const P256: &[u8] = include_bytes!("tls/p256.pem");
+
+    fn cert(pem: &[u8]) -> Vec<u8> {
+        PinnedCert::from_pem(pem).expect("a certificate").der().to_vec()
+    }
+
+    #[test]
+    fn a_signature_of_the_curve_is_verified() {
+        let der = cert(P521);
+        let (_, read) = X509Certificate::from_der(&der).expect("a certificate");
+        let (message, signature) = (read.tbs_certificate.as_ref(), read.signature_value.data.as_ref());
+        assert!(verify_p521(message, &der, signature).is_ok());
+        let mut other = message.to_vec();
+        other[10] ^= 1;
+        assert!(verify_p521(&other, &der, signature).is_err(), "another message");
+        let mut broken = signature.to_vec();
+        broken[20] ^= 1;
+        assert!(verify_p521(message, &der, &broken).is_err(), "another signature");
+        assert!(verify_p521(message, &cert(P256), signature).is_err(), "another curve's key");
+        assert!(verify_p521(message, &der, b"").is_err() && verify_p521(message, b"", signature).is_err());
+    }
+
+    #[test]
+    fn one_certificate_is_accepted() {
+        let client = PinnedCert::from_pem(P521).expect("a certificate");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = Exactly { client, provider };
+        let verify =
+            |pem| verifier.verify_client_cert(&CertificateDer::from(cert(pem)), &[], UnixTime::now());
+        assert!(verify(P521).is_ok());
+        assert!(verify(P256).is_err());
+    }
+}

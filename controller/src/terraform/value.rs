@@ -251,7 +251,7 @@ mod tests {
         assert!(back.has_unknown());
         assert_eq!(Value::decode(None).expect("reads"), Value::Null);
         assert!(
-            Value::decode(Some(&wire::DynamicValue { msgpack: vec![0xc1].into(), json: Bytes::new() }))
+            Value::decode(Some(&wire::DynamicValue { msgpack: vec![0x92].into(), json: Bytes::new() }))
                 .is_err()
         );
     }

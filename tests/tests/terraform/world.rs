@@ -70,6 +70,9 @@ impl World {
         command.env("CHECKPOINT_DISABLE", "1").env("TF_IN_AUTOMATION", "1");
         if let Some(config) = &self.config {
             command.env("TF_CLI_CONFIG_FILE", config);
+        } else {
+            // Beside the provider, where it is installed.
+            command.env_remove("TPI_AGENT");
         }
         command
     }
