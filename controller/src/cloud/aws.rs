@@ -20,22 +20,27 @@ use tpi_proto::{id::TaskId, spec::CloudName};
 use url::Url;
 
 use self::client::{Account, Clients};
-use super::{Cloud, CloudError, GroupSpec, Observed};
+use super::{Cloud, CloudError, GroupSpec, Observed, plan::CloudPlan};
 use crate::{home::Home, spec::place::REGIONS};
 
 pub mod activity;
 mod boot;
 mod client;
+mod cost;
 mod destroy;
 mod ensure;
 pub mod error;
 mod identity;
 pub mod image;
 mod lookup;
+mod market;
 mod names;
 mod observe;
+mod permission;
 pub mod place;
+mod plan;
 mod policy;
+mod quota;
 
 pub use policy::{any_machine as any_machine_policy, caller as caller_policy};
 
@@ -155,6 +160,13 @@ impl Cloud for Aws {
         names::CLOUD
     }
 
+    async fn plan(&self, want: &GroupSpec) -> Result<CloudPlan, CloudError> {
+        let region = place::region(&want.spec.region)
+            .map_err(|e| error::refused(format!("choosing the region of {}", want.task), e))?;
+        let clients = self.account.in_region(&region).await;
+        plan::plan(&clients, &self.account.settings, want).await
+    }
+
     async fn ensure(&self, want: &GroupSpec) -> Result<Observed, CloudError> {
         let region = place::region(&want.spec.region)
             .map_err(|e| error::refused(format!("choosing the region of {}", want.task), e))?;
@@ -165,14 +177,20 @@ impl Cloud for Aws {
 
     async fn observe(&self, task: &TaskId) -> Result<Observed, CloudError> {
         let clients = self.clients(Some(task)).await;
-        let sights = futures::future::try_join_all(clients.iter().map(|c| c.sight(task))).await?;
-        Ok(merged(sights.iter().map(observe::Sight::observed).collect()))
+        let seen = clients.iter().map(async |c| {
+            let sight = c.sight(task).await?;
+            Ok::<_, CloudError>(c.priced(&sight).await)
+        });
+        Ok(merged(futures::future::try_join_all(seen).await?))
     }
 
     async fn destroy(&self, task: &TaskId) -> Result<Observed, CloudError> {
         let clients = self.clients(Some(task)).await;
-        let gone = futures::future::try_join_all(clients.iter().map(|c| destroy::destroy(c, task))).await?;
-        Ok(merged(gone.iter().map(observe::Sight::observed).collect()))
+        let gone = clients.iter().map(async |c| {
+            let sight = destroy::destroy(c, task).await?;
+            Ok::<_, CloudError>(c.priced(&sight).await)
+        });
+        Ok(merged(futures::future::try_join_all(gone).await?))
     }
 
     async fn list(&self) -> Result<Vec<TaskId>, CloudError> {
@@ -216,6 +234,8 @@ mod fixture {
             container: None,
             ingress: Ingress::Caller,
             storage: StorageSpec::default(),
+            subnets: Vec::new(),
+            provision_timeout_seconds: None,
         };
         GroupSpec {
             task: TaskId::deterministic("test").expect("a name"),

@@ -77,6 +77,8 @@ impl Facts {
         Machines {
             group: matches!(self.observed.group, GroupState::Active { .. }),
             alive: u32::try_from(self.observed.alive().count()).unwrap_or(u32::MAX),
+            seen: !self.observed.machines.is_empty(),
+            ended: self.observed.group == GroupState::Ended,
         }
     }
 

@@ -20,6 +20,8 @@ const FALLBACK: &str = "us-east-1";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 const ATTEMPTS: u32 = 6;
+const QUOTA_ATTEMPTS: u32 = 2;
+const QUOTA_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An account, reached with whatever credentials the environment has. Nothing is read before the first use.
 #[derive(Debug, Clone)]
@@ -37,6 +39,8 @@ pub(super) struct Clients {
     /// Global, whatever the region.
     pub(super) iam: aws_sdk_iam::Client,
     pub(super) sts: aws_sdk_sts::Client,
+    /// Asked for what is good to know only, so it is not waited for.
+    pub(super) quotas: aws_sdk_servicequotas::Client,
 }
 
 impl Account {
@@ -64,6 +68,12 @@ impl Account {
             scaling: aws_sdk_autoscaling::Client::new(&config),
             iam: aws_sdk_iam::Client::new(&global),
             sts: aws_sdk_sts::Client::new(&config),
+            quotas: aws_sdk_servicequotas::Client::from_conf(
+                aws_sdk_servicequotas::config::Builder::from(&config)
+                    .retry_config(RetryConfig::standard().with_max_attempts(QUOTA_ATTEMPTS))
+                    .timeout_config(TimeoutConfig::builder().operation_timeout(QUOTA_TIMEOUT).build())
+                    .build(),
+            ),
         }
     }
 }

@@ -151,6 +151,17 @@ pub fn caller(partition: &str) -> Value {
                 "Resource": "*",
             },
             {
+                // Without these plans say less, and refusals come later; nothing else needs them.
+                "Sid": "BetterPlans",
+                "Effect": "Allow",
+                "Action": [
+                    "ec2:DescribeSpotPriceHistory",
+                    "iam:SimulatePrincipalPolicy",
+                    "servicequotas:GetServiceQuota",
+                ],
+                "Resource": "*",
+            },
+            {
                 "Sid": "Make",
                 "Effect": "Allow",
                 "Action": [
