@@ -24,6 +24,7 @@ mod attach;
 #[cfg(feature = "aws")]
 mod aws;
 mod completions;
+mod configured;
 mod destroy;
 mod diagnostics;
 pub mod error;
@@ -223,7 +224,7 @@ fn slots_of(task: &Located, wanted: &[u32]) -> Result<Vec<SlotIndex>, CliError> 
 /// Runs one command and tells how the program ends. The body of `main`; needs the TLS provider installed.
 #[must_use]
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let arguments = configured::as_terraform(arguments.into_iter().collect());
     diagnostics::explain_panics(glance(&arguments).format == Format::Json);
     let run = std::panic::AssertUnwindSafe(|| parse_and_run(&arguments));
     std::panic::catch_unwind(run).unwrap_or(Exit::Internal).into()

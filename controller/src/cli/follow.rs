@@ -16,6 +16,7 @@ use tpi_store::{record::Intent, telemetry::Sample};
 
 use super::{
     Context, PROGRAM,
+    configured::Configured,
     error::CliError,
     exit::Exit,
     human, slots_of,
@@ -44,17 +45,24 @@ const ASK_AFTER: Duration = Duration::from_secs(10);
 /// What `attach` and `logs` let one choose.
 #[derive(Debug, clap::Args)]
 pub(super) struct Choice {
-    /// Name or identifier
-    pub(super) task: String,
+    /// Name or identifier [default: the task of this folder's main.tf]
+    pub(super) task: Option<String>,
     /// Only this slot, counted from 0 (can be repeated)
     #[arg(long, value_name = "N")]
     slot: Vec<u32>,
     /// Begin with what was printed then: a duration ago (10m) or a time (RFC 3339)
     #[arg(long, value_name = "WHEN", value_parser = value::since)]
     since: Option<Since>,
+    #[command(flatten)]
+    configured: Configured,
 }
 
 impl Choice {
+    /// The task that was named, or the only one of the configuration.
+    pub(super) fn name(&mut self, context: &Context) -> Result<String, CliError> {
+        self.configured.one(context, self.task.take())
+    }
+
     /// For the task that it names.
     pub(super) fn of(self, task: &Located, follow: bool, pass_code: bool) -> Result<Wanted, CliError> {
         let start = self.since.map_or(Start::Beginning, |since| Start::Since(since.moment(Timestamp::now())));

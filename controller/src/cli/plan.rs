@@ -3,15 +3,24 @@
 use std::fmt::Write as _;
 
 use jiff::SignedDuration;
+use tpi_proto::spec::Spot;
 
 use super::{
-    Context, error::CliError, exit::Exit, human, progress::plan_line, submit::WhatArgs, table::table,
+    Context,
+    configured::each,
+    error::CliError,
+    exit::Exit,
+    human,
+    progress::plan_line,
+    submit::{Requested, WhatArgs, requested},
+    table::table,
     ui::Envelope,
 };
 use crate::{
     cloud::plan::{CloudPlan, Offer, PriceBasis},
     engine::{PlanReport, Silent},
     price,
+    spec::Checked,
 };
 
 /// Show what submit would make and send, and what it would cost at most
@@ -35,10 +44,22 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError> {
-    let Context { ui, engine, interrupt, .. } = context;
     let Args { what, detach: _, exit_with_task_code: _, no_pull: _ } = args;
-    let checked = super::submit::checked(context, what)?;
-    let Some(report) = interrupt.guard(engine.plan(&checked, &Silent)).await.transpose()? else {
+    match requested(context, what)? {
+        Requested::Flags(checked) => one(context, &checked).await,
+        Requested::Configured(tasks) => {
+            each(context, tasks, async |(origin, checked)| {
+                context.ui.status(&format!("{origin} is task {}", checked.id));
+                one(context, checked).await
+            })
+            .await
+        }
+    }
+}
+
+async fn one(context: &Context, checked: &Checked) -> Result<Exit, CliError> {
+    let Context { ui, engine, interrupt, .. } = context;
+    let Some(report) = interrupt.guard(engine.plan(checked, &Silent)).await.transpose()? else {
         return Ok(Exit::Detached);
     };
     if ui.is_json() {
@@ -62,7 +83,7 @@ fn text(report: &PlanReport) -> String {
         ("store", report.store.to_string()),
         ("sends", sends(report)),
         ("makes", listed(plan.resources.iter().map(|r| format!("{} {}", r.kind, r.name)))),
-        ("starts", human::count(u64::from(plan.machines), "machine")),
+        ("starts", starts(report)),
     ];
     if let Some(image) = &plan.image {
         let size = image.root_gb.map(|gb| format!(", {gb} GB")).unwrap_or_default();
@@ -132,6 +153,17 @@ fn sends(report: &PlanReport) -> String {
     }
 }
 
+fn starts(report: &PlanReport) -> String {
+    let count = |what| human::count(u64::from(report.plan.machines), what);
+    match report.buys {
+        Spot::OnDemand => count("machine"),
+        Spot::MarketPrice => format!("{} at the market's price", count("spot machine")),
+        Spot::MaxPrice { usd_per_hour } => {
+            format!("{} for at most ${usd_per_hour} per hour each", count("spot machine"))
+        }
+    }
+}
+
 fn hourly(usd: Option<f64>) -> String {
     usd.map_or_else(|| "price not known".to_owned(), |usd| format!("${usd:.4} per hour"))
 }
@@ -173,7 +205,7 @@ mod tests {
 
     const REPORT: &str = r#"{
         "version": 1, "id": "tpi-test-3z4xlzwq-3u0vweb4", "name": "test", "cloud": "aws", "store": "s3://bucket/path",
-        "ends_by": "2026-11-24T20:00:00Z", "timeout_seconds": 86400, "provision_timeout_seconds": 1800,
+        "buys": {"kind": "max_price", "usd_per_hour": 0.5}, "ends_by": "2026-11-24T20:00:00Z", "timeout_seconds": 86400, "provision_timeout_seconds": 1800,
         "sends": {"workdir": "/home/me/bees", "files": {"files": 4, "bytes": 52000, "changed": 1, "send_bytes": 12000},
             "agent_bytes": 11000000},
         "plan": {
@@ -209,7 +241,7 @@ mod tests {
                   the agent, 11 MB
         makes     security group tpi-test-3z4xlzwq-3u0vweb4
                   Auto Scaling group tpi-test-3z4xlzwq-3u0vweb4
-        starts    2 machines
+        starts    2 spot machines for at most $0.5 per hour each
         image     ami-1 for x86_64, 8 GB
                   ubuntu-noble of 099720109477
         disk      encrypted gp3, 40 GB, $0.0053 per hour each

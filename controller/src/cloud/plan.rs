@@ -181,17 +181,22 @@ pub struct Ceiling {
 }
 
 impl Ceiling {
-    /// `machines` of them with a disk each, for `hours`. Prices that are not known are told by `missing`.
+    /// `machines` of them with a disk each, for `hours`. A price comes with what it is of; those that are not known
+    /// are told by `missing`.
     #[must_use]
-    pub fn of(machines: u32, machine: Option<f64>, disk: Option<f64>, hours: f64, missing: &str) -> Self {
-        let (Some(machine), Some(disk)) = (machine, disk) else {
+    pub fn of(
+        machines: u32,
+        machine: Option<(f64, String)>,
+        disk: Option<f64>,
+        hours: f64,
+        missing: &str,
+    ) -> Self {
+        let (Some((machine, of)), Some(disk)) = (machine, disk) else {
             return Self { usd: None, how: format!("not known: {missing}") };
         };
         Self {
             usd: Some(f64::from(machines) * (machine + disk) * hours),
-            how: format!(
-                "{machines} × (${machine:.4} for the dearest machine that qualifies + ${disk:.4} for its disk) per hour × {hours} h"
-            ),
+            how: format!("{machines} × (${machine:.4} {of} + ${disk:.4} for its disk) per hour × {hours} h"),
         }
     }
 }
@@ -285,9 +290,10 @@ mod tests {
 
     #[test]
     fn a_ceiling_is_a_product_or_says_what_is_missing() {
-        let ceiling = Ceiling::of(3, Some(0.448), Some(0.002), 24.0, "");
+        let dearest = Some((0.448, "for m5.2xlarge on demand".to_owned()));
+        let ceiling = Ceiling::of(3, dearest, Some(0.002), 24.0, "");
         assert!(ceiling.usd.is_some_and(|usd| (usd - 32.4).abs() < 1e-9), "{ceiling:?}");
-        insta::assert_snapshot!(ceiling.how, @"3 × ($0.4480 for the dearest machine that qualifies + $0.0020 for its disk) per hour × 24 h");
+        insta::assert_snapshot!(ceiling.how, @"3 × ($0.4480 for m5.2xlarge on demand + $0.0020 for its disk) per hour × 24 h");
         let unknown = Ceiling::of(3, None, Some(0.002), 24.0, "the price of x9.huge");
         assert_eq!((unknown.usd, unknown.how.as_str()), (None, "not known: the price of x9.huge"));
     }

@@ -46,6 +46,7 @@ pub(super) async fn plan(
         name: checked.spec.name.clone(),
         cloud: checked.spec.cloud,
         store: place.url,
+        buys: checked.spec.spot,
         ends_by: want.deadline,
         timeout_seconds: checked.spec.timeout_seconds,
         provision_timeout_seconds: checked.spec.provision_timeout_seconds,

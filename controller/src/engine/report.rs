@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tpi_proto::{
     id::{MachineId, SlotIndex, TaskId},
-    spec::{CloudName, TaskSpec},
+    spec::{CloudName, Spot, TaskSpec},
     state::SlotStatus,
 };
 use tpi_store::{
@@ -75,6 +75,8 @@ pub struct PlanReport {
     pub cloud: CloudName,
     /// Where its record would be.
     pub store: Url,
+    /// How machines would be bought.
+    pub buys: Spot,
     /// When everything would have ended, were it submitted now.
     pub ends_by: Timestamp,
     /// Longest time that the task may exist.

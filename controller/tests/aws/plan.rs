@@ -216,6 +216,19 @@ async fn what_is_not_permitted_is_named_beforehand() {
 async fn what_cannot_work_is_refused_by_plan_as_by_ensure() {
     let Some(place) = Place::new("ap-south-1") else { return };
     type Change = fn(&mut GroupSpec);
+    let long: String = (0..20_000).map(|_| char::from(rand::random_range(b'a'..=b'z'))).collect();
+    let mut want = place.hour(1);
+    want.store = Url::parse(&format!("s3://bucket/{long}")).unwrap();
+    let error = place.aws().plan(&want).await.expect_err("user-data that does not fit");
+    assert!(causes(&error).contains("told at boot"), "{}", causes(&error));
+    assert_eq!((error.kind, error.leftovers), (CloudErrorKind::InvalidSpec, Leftovers::None));
+
+    let none = "<DescribeSubnetsResponse xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\"><requestId>r</requestId>\
+                <subnetSet/></DescribeSubnetsResponse>";
+    let front = Front::before(&place.api.endpoint, vec![Answer::new(&["Action=DescribeSubnets"], 200, none)]);
+    let error = behind(&place, &front).plan(&place.hour(1)).await.expect_err("no default network");
+    assert!(causes(&error).contains("--subnet"), "{}", causes(&error));
+
     let cases: [(&str, Change); 7] = [
         ("use m+t4", |w| w.spec.machine = "m+k80".to_owned()),
         ("has no x9.huge", |w| w.spec.machine = "x9.huge".to_owned()),

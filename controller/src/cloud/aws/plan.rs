@@ -67,7 +67,7 @@ pub(super) async fn plan(
 
     let mut warnings = Vec::new();
     let mut told = |what: &str, error: &CloudError| {
-        warnings.push(format!("{what} (that costs no more than this warning): {}", chain(error)));
+        warnings.push(format!("{what}: {}", chain(error)));
     };
     let market = market.unwrap_or_else(|error| {
         told("spot prices are not known", &error);
@@ -81,7 +81,7 @@ pub(super) async fn plan(
         }
     };
     let limits = limits.unwrap_or_else(|error| {
-        told("the account's limits are not known", &error);
+        told("the account's limits are not known and were not compared", &error);
         Vec::new()
     });
     let machines = u32::from(want.spec.parallelism.get());
@@ -300,12 +300,18 @@ fn ceiling(region: &str, want: &GroupSpec, types: &[String], disk: Option<f64>) 
     let unknown: Vec<&str> =
         on_demand.clone().filter(|(_, price)| price.is_none()).map(|(kind, _)| kind.as_str()).collect();
     let listed = match unknown.as_slice() {
-        [] => on_demand.filter_map(|(_, price)| price).max_by(f64::total_cmp),
+        [] => on_demand
+            .filter_map(|(kind, price)| Some((price?, kind)))
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .map(|(price, kind)| (price, format!("for {kind} on demand, the dearest that qualifies"))),
         _ => None,
     };
     let dearest = match want.spec.spot {
         Spot::OnDemand | Spot::MarketPrice => listed,
-        Spot::MaxPrice { usd_per_hour } => Some(listed.map_or(usd_per_hour, |list| list.min(usd_per_hour))),
+        Spot::MaxPrice { usd_per_hour } => {
+            let given = || (usd_per_hour, "for a machine, the highest price that was given".to_owned());
+            Some(listed.filter(|(list, _)| *list < usd_per_hour).unwrap_or_else(given))
+        }
     };
     let mut missing = Vec::new();
     if dearest.is_none() {
