@@ -45,6 +45,7 @@ mod shell;
 mod status;
 mod stop;
 mod submit;
+mod sweep;
 mod table;
 pub mod ui;
 pub mod value;
@@ -113,6 +114,7 @@ enum TaskCommand {
     Stop(stop::Args),
     Pull(pull::Args),
     Destroy(destroy::Args),
+    Sweep(sweep::Args),
     Shell(shell::Args),
     Forward(forward::Args),
 }
@@ -335,6 +337,7 @@ async fn on_task(global: Global, command: TaskCommand, ui: &Ui) -> Result<Exit, 
         TaskCommand::Stop(args) => stop::run(&context, args).await,
         TaskCommand::Pull(args) => pull::run(&context, args).await,
         TaskCommand::Destroy(args) => destroy::run(&context, args).await,
+        TaskCommand::Sweep(args) => sweep::run(&context, args).await,
         TaskCommand::Shell(args) => shell::run(&context, args).await,
         TaskCommand::Forward(args) => forward::run(&context, args).await,
     };

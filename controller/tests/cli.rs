@@ -29,6 +29,7 @@ fn the_whole_help() {
         "stop",
         "pull",
         "destroy",
+        "sweep",
         "shell",
         "forward",
         "completions",

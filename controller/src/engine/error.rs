@@ -108,6 +108,50 @@ impl EngineError {
             .hint("choose another directory with `--state-dir DIR`")
     }
 
+    /// For `map_err` where a cloud that does not answer leaves open whether machines of a task are left.
+    pub(super) fn unproved(task: &TaskId) -> impl FnOnce(CloudError) -> Self {
+        move |error| {
+            let retry = error.kind.is_retryable();
+            let new = Self::new(
+                ErrorKind::LeftBehind,
+                format!("it cannot be proved that nothing of {task} is left"),
+            )
+            .of(task)
+            .because(error);
+            let new = if retry {
+                new.hint("the machines end by the deadline, whether the cloud answers or not")
+            } else {
+                new
+            };
+            new.hint(format!("to try again: `tpi-controller destroy {task}`"))
+        }
+    }
+
+    /// For `map_err` on errors of a cloud that are about no task.
+    pub(super) fn of_cloud(doing: impl Into<String>) -> impl FnOnce(CloudError) -> Self {
+        move |error| {
+            let kind = match error.kind {
+                CloudErrorKind::Unauthenticated
+                | CloudErrorKind::PermissionDenied
+                | CloudErrorKind::QuotaExceeded
+                | CloudErrorKind::NoCapacity
+                | CloudErrorKind::InvalidSpec
+                | CloudErrorKind::NotSupported => ErrorKind::CloudRefused,
+                CloudErrorKind::Throttled | CloudErrorKind::Unavailable => ErrorKind::Unreachable,
+                CloudErrorKind::Other => ErrorKind::Internal,
+            };
+            let unknown = error.kind == CloudErrorKind::Unauthenticated;
+            let new = Self::new(kind, doing).because(error);
+            if kind == ErrorKind::Unreachable {
+                new.hint("run the same command again in a while")
+            } else if unknown {
+                new.hint("sign in to the cloud, or put its credentials into the environment")
+            } else {
+                new
+            }
+        }
+    }
+
     /// For `map_err` on a cloud's errors.
     pub(super) fn cloud(task: &TaskId) -> impl FnOnce(CloudError) -> Self {
         move |error| {
@@ -122,7 +166,8 @@ impl EngineError {
                 CloudErrorKind::Other => ErrorKind::Internal,
             };
             let kind = match error.leftovers {
-                Leftovers::None => refused,
+                // What is left is named, and costs nothing: the cause is the news.
+                Leftovers::None | Leftovers::Free => refused,
                 Leftovers::Remaining | Leftovers::Unknown => ErrorKind::LeftBehind,
             };
             let retry = error.kind.is_retryable();
