@@ -15,11 +15,14 @@ use tpi_proto::{
 use tpi_store::{Store, StoreError};
 use url::Url;
 
+use self::plan::CloudPlan;
+
 #[cfg(feature = "aws")]
 pub mod aws;
 pub mod conformance;
 #[cfg(feature = "local")]
 pub mod local;
+pub mod plan;
 
 /// Machines and their surroundings for one task in one account and region.
 ///
@@ -29,6 +32,10 @@ pub mod local;
 pub trait Cloud: fmt::Debug + Send + Sync {
     /// Which cloud.
     fn name(&self) -> CloudName;
+
+    /// What [`ensure`](Self::ensure) would make of this, what it would cost at most, and whatever would keep it from
+    /// working: it is refused here rather than after something was made. Makes nothing.
+    async fn plan(&self, want: &GroupSpec) -> Result<CloudPlan, CloudError>;
 
     /// Makes the group exist, once. A group that exists is left as it is, also when its size has shrunk
     /// because machines were released.

@@ -23,7 +23,9 @@ mod destroy;
 mod error;
 mod facts;
 mod find;
+mod give_up;
 mod hook;
+mod plan;
 mod progress;
 mod pull;
 mod report;
@@ -182,6 +184,14 @@ impl Engine {
             CloudName::Aws => store.scheme() == "s3",
             CloudName::Local | CloudName::Gcp | CloudName::Az | CloudName::K8s => true,
         }
+    }
+
+    /// What [`submit`](Self::submit) would make and send, and what it would cost at most. Makes and sends nothing.
+    ///
+    /// # Errors
+    /// See [`ErrorKind`]; whatever would keep the machines from working is refused as it would be at submit.
+    pub async fn plan(&self, checked: &Checked, observer: &dyn Observer) -> Result<PlanReport, EngineError> {
+        plan::plan(self, checked, observer).await
     }
 
     /// Submits, or finishes a submission that was cut off, or finds that the task is there already

@@ -10,6 +10,8 @@ use std::{
 
 use place::Place;
 
+#[path = "cli/configured.rs"]
+mod configured;
 #[path = "cli/place.rs"]
 mod place;
 #[path = "cli/stored.rs"]

@@ -23,13 +23,16 @@ use tpi_store::{Store, StoreError};
 use url::Url;
 
 use self::client::{Account, Clients};
-use super::{Cloud, CloudError, GroupSpec, Leftover, Leftovers, Observed, Regions, ResourceKind};
+use super::{
+    Cloud, CloudError, GroupSpec, Leftover, Leftovers, Observed, Regions, ResourceKind, plan::CloudPlan,
+};
 use crate::{home::Home, spec::place::REGIONS};
 
 pub mod activity;
 mod boot;
 mod bucket;
 mod client;
+mod cost;
 mod destroy;
 mod ensure;
 pub mod error;
@@ -37,10 +40,14 @@ mod identity;
 pub mod image;
 mod keys;
 mod lookup;
+mod market;
 mod names;
 mod observe;
+mod permission;
 pub mod place;
+mod plan;
 mod policy;
+mod quota;
 mod survey;
 
 pub use policy::{any_machine as any_machine_policy, caller as caller_policy};
@@ -70,6 +77,8 @@ pub struct AwsSettings {
     pub store_region: Option<String>,
     /// Address of S3 as machines see it, when it is not the usual one.
     pub store_endpoint: Option<Url>,
+    /// Address of Auto Scaling as machines see it, when it is not the usual one.
+    pub scaling_endpoint: Option<Url>,
 }
 
 impl AwsSettings {
@@ -87,6 +96,7 @@ impl AwsSettings {
             caller_address: CallerAddress::Ask,
             store_region: set("AWS_REGION").or_else(|| set("AWS_DEFAULT_REGION")),
             store_endpoint: url("AWS_ENDPOINT_URL_S3").or_else(|| url("AWS_ENDPOINT_URL")),
+            scaling_endpoint: url("AWS_ENDPOINT_URL_AUTO_SCALING").or_else(|| url("AWS_ENDPOINT_URL")),
         }
     }
 }
@@ -240,6 +250,13 @@ impl Cloud for Aws {
         names::CLOUD
     }
 
+    async fn plan(&self, want: &GroupSpec) -> Result<CloudPlan, CloudError> {
+        let region = place::region(&want.spec.region)
+            .map_err(|e| error::refused(format!("choosing the region of {}", want.task), e))?;
+        let clients = self.account.in_region(&region).await;
+        plan::plan(&clients, &self.account.settings, want).await
+    }
+
     async fn ensure(&self, want: &GroupSpec) -> Result<Observed, CloudError> {
         let region = place::region(&want.spec.region)
             .map_err(|e| error::refused(format!("choosing the region of {}", want.task), e))?;
@@ -257,14 +274,20 @@ impl Cloud for Aws {
 
     async fn observe(&self, task: &TaskId) -> Result<Observed, CloudError> {
         let clients = self.clients(Some(task)).await;
-        let sights = futures::future::try_join_all(clients.iter().map(|c| c.sight(task))).await?;
-        Ok(merged(sights.iter().map(observe::Sight::observed).collect()))
+        let seen = clients.iter().map(async |c| {
+            let sight = c.sight(task).await?;
+            Ok::<_, CloudError>(c.priced(&sight).await)
+        });
+        Ok(merged(futures::future::try_join_all(seen).await?))
     }
 
     async fn destroy(&self, task: &TaskId) -> Result<Observed, CloudError> {
         let clients = self.clients(Some(task)).await;
-        let gone = futures::future::try_join_all(clients.iter().map(|c| destroy::destroy(c, task))).await?;
-        Ok(merged(gone.iter().map(observe::Sight::observed).collect()))
+        let gone = clients.iter().map(async |c| {
+            let sight = destroy::destroy(c, task).await?;
+            Ok::<_, CloudError>(c.priced(&sight).await)
+        });
+        Ok(merged(futures::future::try_join_all(gone).await?))
     }
 
     async fn list(&self) -> Result<Vec<TaskId>, CloudError> {
@@ -386,6 +409,8 @@ mod fixture {
             container: None,
             ingress: Ingress::Caller,
             storage: StorageSpec::default(),
+            subnets: Vec::new(),
+            provision_timeout_seconds: None,
         };
         GroupSpec {
             task: TaskId::deterministic("test").expect("a name"),

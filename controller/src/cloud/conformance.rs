@@ -14,7 +14,7 @@ use tpi_proto::id::{MachineId, TaskId};
 
 use super::{
     Cloud, CloudError, CloudErrorKind, GroupSpec, GroupState, Leftover, MachineEnd, Observed, Regions,
-    ResourceKind,
+    ResourceKind, plan::Resource,
 };
 
 /// What the suite needs to know of a cloud.
@@ -36,6 +36,9 @@ pub trait Rig: Send + Sync {
 
     /// Removes part of what a group is made of, as a destroy that was cut off would leave it.
     async fn half_destroy(&self, task: &TaskId);
+
+    /// Everything that there is of a task but machines and their disks, found without the cloud's own code.
+    async fn resources(&self, task: &TaskId) -> Vec<Resource>;
 
     /// Longest time for the cloud to reach what is asked of it.
     fn patience(&self) -> Duration;
@@ -97,6 +100,7 @@ fn alive(observed: &Observed) -> Vec<MachineId> {
 pub async fn run(rig: &dyn Rig) -> Result<(), Violation> {
     let suite = Suite { rig, cloud: rig.cloud() };
     suite.absent_is_a_value().await?;
+    suite.a_plan_makes_nothing_and_tells_what_is_made().await?;
     suite.a_group_lives_and_goes().await?;
     suite.two_controllers_make_one_group().await?;
     suite.a_lost_machine_is_replaced().await?;
@@ -170,6 +174,31 @@ impl Suite<'_> {
         }
         self.expect_listed(case, &task, false).await?;
         self.remove(case, &task).await
+    }
+
+    async fn a_plan_makes_nothing_and_tells_what_is_made(&self) -> Result<(), Violation> {
+        let case = "a plan makes nothing, and tells what ensure makes";
+        let want = self.rig.want(2, hour()).await;
+        let plan = self.cloud.plan(&want).await.map_err(failed(case))?;
+        let before = self.rig.resources(&want.task).await;
+        if !before.is_empty() {
+            return Err(Violation::Other { case, cause: format!("there is {before:?}") });
+        }
+        let observed = self.cloud.observe(&want.task).await.map_err(failed(case))?;
+        if observed != Observed::absent() {
+            return Err(Violation::Found { case, found: Box::new(observed) });
+        }
+        let _observed = self.cloud.ensure(&want).await.map_err(failed(case))?;
+        let machines = usize::try_from(plan.machines).unwrap_or(usize::MAX);
+        let _observed = self.until(case, &want.task, |o| o.alive().count() == machines).await?;
+        let (mut planned, mut made) = (plan.resources, self.rig.resources(&want.task).await);
+        planned.sort();
+        made.sort();
+        if planned != made {
+            let cause = format!("planned were {planned:?} and made {made:?}");
+            return Err(Violation::Other { case, cause });
+        }
+        self.remove(case, &want.task).await
     }
 
     async fn a_group_lives_and_goes(&self) -> Result<(), Violation> {

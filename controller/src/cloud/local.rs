@@ -31,6 +31,7 @@ use self::{
 use super::{
     Cloud, CloudError, CloudErrorKind, GroupSpec, GroupState, Leftover, Leftovers, Machine, MachineEnd,
     Observed, Regions,
+    plan::{Ceiling, CloudPlan, Offer, PriceBasis, Resource},
 };
 use crate::home::Home;
 
@@ -45,6 +46,8 @@ mod survey;
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// Longest time for a group to end after SIGTERM: its own grace and some.
 const END_PATIENCE: Duration = Duration::from_secs(20);
+/// What a plan calls a group.
+const GROUP_KIND: &str = "scaling group";
 const POLL: Duration = Duration::from_millis(20);
 /// How long ended machines are remembered after a task was destroyed.
 const LEDGER_LIFE: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -262,6 +265,29 @@ fn refused(operation: String, cause: &'static str) -> CloudError {
     }
 }
 
+fn creating(want: &GroupSpec) -> String {
+    format!("creating the group of {}", want.task)
+}
+
+/// Whether machines reach the store.
+fn reachable(want: &GroupSpec) -> Result<(), CloudError> {
+    if want.store.scheme() == "memory" {
+        return Err(refused(
+            creating(want),
+            "machines are other processes and cannot share memory with this one",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether anything may begin any more.
+fn in_time(want: &GroupSpec) -> Result<(), CloudError> {
+    if Timestamp::now() >= want.deadline {
+        return Err(refused(creating(want), "the task's deadline is over"));
+    }
+    Ok(())
+}
+
 /// Kills everything of these machines; whether nothing is left.
 async fn kill_all(machines: Vec<(tpi_proto::id::MachineId, Option<ProcessId>)>) -> bool {
     tokio::task::spawn_blocking(move || {
@@ -277,14 +303,35 @@ impl Cloud for Local {
         CloudName::Local
     }
 
+    async fn plan(&self, want: &GroupSpec) -> Result<CloudPlan, CloudError> {
+        reachable(want)?;
+        in_time(want)?;
+        let free = |machine: &str| Offer {
+            machine: machine.to_owned(),
+            zone: "this computer".to_owned(),
+            usd_per_hour: Some(0.0),
+            basis: PriceBasis::Free,
+        };
+        Ok(CloudPlan {
+            region: want.spec.region.clone(),
+            resources: vec![Resource::new(GROUP_KIND, want.task.as_str())],
+            machines: u32::from(want.spec.parallelism.get()),
+            offers: vec![free(&want.spec.machine)],
+            left_out: Vec::new(),
+            image: None,
+            subnets: Vec::new(),
+            openings: Vec::new(),
+            identity: None,
+            disk: None,
+            boot: None,
+            limits: Vec::new(),
+            ceiling: Ceiling { usd: Some(0.0), how: "machines are processes of this computer".to_owned() },
+            warnings: Vec::new(),
+        })
+    }
+
     async fn ensure(&self, want: &GroupSpec) -> Result<Observed, CloudError> {
-        let operation = || format!("creating the group of {}", want.task);
-        if want.store.scheme() == "memory" {
-            return Err(refused(
-                operation(),
-                "machines are other processes and cannot share memory with this one",
-            ));
-        }
+        reachable(want)?;
         let files = Files::new(&self.root, &want.task);
         let _lock = self.lock(&files).await?;
         let seen = self.look(&want.task)?;
@@ -292,10 +339,8 @@ impl Cloud for Local {
             GroupState::Active { .. } | GroupState::Ended => return Ok(seen),
             GroupState::Absent => {}
         }
-        if Timestamp::now() >= want.deadline {
-            return Err(refused(operation(), "the task's deadline is over"));
-        }
-        let creating = |e| failed(operation(), Leftovers::None, e);
+        in_time(want)?;
+        let creating = |e| failed(creating(want), Leftovers::None, e);
         let config = GroupConfig {
             version: LOCAL_VERSION,
             task: want.task.clone(),

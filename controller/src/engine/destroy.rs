@@ -169,6 +169,7 @@ impl Destruction<'_> {
                 | Action::PublishClient
                 | Action::StartClock
                 | Action::EnsureMachines
+                | Action::GiveUp
                 | Action::Wait
                 | Action::Rest) => {
                     return Err(EngineError::new(

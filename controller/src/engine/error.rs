@@ -130,24 +130,23 @@ impl EngineError {
     /// For `map_err` on errors of a cloud that are about no task.
     pub(super) fn of_cloud(doing: impl Into<String>) -> impl FnOnce(CloudError) -> Self {
         move |error| {
-            let kind = match error.kind {
-                CloudErrorKind::Unauthenticated
-                | CloudErrorKind::PermissionDenied
-                | CloudErrorKind::QuotaExceeded
-                | CloudErrorKind::NoCapacity
-                | CloudErrorKind::InvalidSpec
-                | CloudErrorKind::NotSupported => ErrorKind::CloudRefused,
-                CloudErrorKind::Throttled | CloudErrorKind::Unavailable => ErrorKind::Unreachable,
-                CloudErrorKind::Other => ErrorKind::Internal,
-            };
-            let unknown = error.kind == CloudErrorKind::Unauthenticated;
-            let new = Self::new(kind, doing).because(error);
-            if kind == ErrorKind::Unreachable {
-                new.hint("run the same command again in a while")
-            } else if unknown {
-                new.hint("sign in to the cloud, or put its credentials into the environment")
-            } else {
-                new
+            let (refused, hint) = of_cloud(error.kind);
+            let new = Self::new(refused, doing).because(error);
+            match hint {
+                Some(hint) => new.hint(hint),
+                None => new,
+            }
+        }
+    }
+
+    /// For `map_err` on what a cloud refuses before anything was made.
+    pub(super) fn planning(task: &TaskId) -> impl FnOnce(CloudError) -> Self {
+        move |error| {
+            let (refused, hint) = of_cloud(error.kind);
+            let new = Self::new(refused, format!("planning the machines of {task}")).because(error);
+            match hint {
+                Some(hint) => new.hint(hint),
+                None => new,
             }
         }
     }
@@ -155,26 +154,37 @@ impl EngineError {
     /// For `map_err` on a cloud's errors.
     pub(super) fn cloud(task: &TaskId) -> impl FnOnce(CloudError) -> Self {
         move |error| {
-            let refused = match error.kind {
-                CloudErrorKind::Unauthenticated
-                | CloudErrorKind::PermissionDenied
-                | CloudErrorKind::QuotaExceeded
-                | CloudErrorKind::NoCapacity
-                | CloudErrorKind::InvalidSpec
-                | CloudErrorKind::NotSupported => ErrorKind::CloudRefused,
-                CloudErrorKind::Throttled | CloudErrorKind::Unavailable => ErrorKind::Unreachable,
-                CloudErrorKind::Other => ErrorKind::Internal,
-            };
+            let (refused, hint) = of_cloud(error.kind);
             let kind = match error.leftovers {
                 // What is left is named, and costs nothing: the cause is the news.
                 Leftovers::None | Leftovers::Free => refused,
                 Leftovers::Remaining | Leftovers::Unknown => ErrorKind::LeftBehind,
             };
-            let retry = error.kind.is_retryable();
             let new = Self::new(kind, format!("machines of {task}")).of(task).because(error);
-            let new = if retry { new.hint("run the same command again in a while") } else { new };
+            let new = match hint {
+                Some(hint) => new.hint(hint),
+                None => new,
+            };
             new.hint(format!("to remove whatever there is: `tpi-controller destroy {task}`"))
         }
+    }
+}
+
+fn of_cloud(kind: CloudErrorKind) -> (ErrorKind, Option<&'static str>) {
+    let again = Some("run the same command again in a while");
+    match kind {
+        CloudErrorKind::Unauthenticated => {
+            (ErrorKind::CloudRefused, Some("check the credentials in your environment"))
+        }
+        CloudErrorKind::PermissionDenied => {
+            (ErrorKind::CloudRefused, Some("see what has to be allowed: `tpi-controller aws policy`"))
+        }
+        CloudErrorKind::QuotaExceeded | CloudErrorKind::InvalidSpec | CloudErrorKind::NotSupported => {
+            (ErrorKind::CloudRefused, None)
+        }
+        CloudErrorKind::NoCapacity => (ErrorKind::CloudRefused, again),
+        CloudErrorKind::Throttled | CloudErrorKind::Unavailable => (ErrorKind::Unreachable, again),
+        CloudErrorKind::Other => (ErrorKind::Internal, None),
     }
 }
 

@@ -8,7 +8,7 @@ use tpi_proto::{
     state::{STATUS_VERSION, SlotState, SlotStatus},
 };
 use tpi_store::{
-    Store, StoreErrorKind, Version,
+    Store, StoreError, StoreErrorKind, Version,
     layout::TaskKeys,
     record::{RECORD_VERSION, StopRequest, TaskRecord},
 };
@@ -118,11 +118,14 @@ impl Facts {
         if self.blind.is_some() {
             // As many as the slots speak of, and more may come.
             let working = self.slots.iter().filter(|slot| !slot.state.is_final()).count();
-            return Machines { group: true, alive: u32::try_from(working).unwrap_or(u32::MAX) };
+            let alive = u32::try_from(working).unwrap_or(u32::MAX);
+            return Machines { group: true, alive, seen: true, ended: false };
         }
         Machines {
             group: matches!(self.observed.group, GroupState::Active { .. }),
             alive: u32::try_from(self.observed.alive().count()).unwrap_or(u32::MAX),
+            seen: !self.observed.machines.is_empty(),
+            ended: self.observed.group == GroupState::Ended,
         }
     }
 
@@ -194,6 +197,12 @@ pub(super) fn proof(observed: &Observed, slots: &[SlotStatus], now: Timestamp) -
         usd: machines.iter().map(|m| m.usd).sum(),
         machines,
     }
+}
+
+/// Whether a record could not be read because its whole bucket is not there: then there is none.
+pub(super) fn is_no_bucket(error: &EngineError) -> bool {
+    let source = error.source.as_ref().and_then(|source| source.downcast_ref::<StoreError>());
+    source.is_some_and(|source| source.kind == StoreErrorKind::Unsupported)
 }
 
 /// Refuses the record of a newer program.

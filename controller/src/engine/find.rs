@@ -13,6 +13,7 @@ use tpi_store::{Store, layout};
 use super::{
     Engine, EngineError, ErrorKind, ListEntry, ListReport, Located, REPORT_VERSION, StatusReport,
     facts::{self, Facts},
+    give_up,
 };
 use crate::{
     cloud::{GroupState, Regions},
@@ -259,6 +260,10 @@ async fn listed(engine: &Engine, cloud: CloudName) -> Result<Vec<TaskId>, Engine
 pub(super) async fn status(engine: &Engine, task: &Located) -> Result<StatusReport, EngineError> {
     let cloud = engine.cloud(task.cloud)?;
     let (facts, blind) = Facts::read_what_can_be(&task.store, cloud.as_ref(), &task.id).await?;
+    let facts = match blind {
+        None => give_up::where_in_vain(&task.store, cloud.as_ref(), &task.id, facts).await?,
+        Some(_) => facts,
+    };
     if facts.record.is_none() {
         if let Some(error) = blind {
             return Err(EngineError::unproved(&task.id)(error));
@@ -286,10 +291,9 @@ pub(super) async fn status(engine: &Engine, task: &Located) -> Result<StatusRepo
         GroupState::Active { size } => size,
         GroupState::Absent | GroupState::Ended => 0,
     };
-    if facts.machines().alive < wanted {
-        let told = facts.observed.shortages.iter().map(|shortage| format!("{shortage} (it is tried again)"));
-        warnings.extend(told);
-    }
+    let missing = facts.machines().alive < wanted;
+    let shortages = if missing { facts.observed.shortages.clone() } else { Vec::new() };
+    warnings.extend(shortages.iter().map(|shortage| format!("{shortage} (it is tried again)")));
     Ok(StatusReport {
         version: REPORT_VERSION,
         id: task.id.clone(),
@@ -302,6 +306,7 @@ pub(super) async fn status(engine: &Engine, task: &Located) -> Result<StatusRepo
         spec: facts.record.as_ref().map(|r| r.spec.clone()),
         group: facts.blind.is_none().then_some(facts.observed.group),
         proof: facts.proof(),
+        shortages,
         overdue,
         slots: facts.slots,
         warnings,

@@ -6,14 +6,17 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tpi_proto::{
     id::{MachineId, SlotIndex, TaskId},
-    spec::{CloudName, TaskSpec},
+    spec::{CloudName, Spot, TaskSpec},
     state::SlotStatus,
 };
-use tpi_store::{record::Intent, snapshot::RestoreReport};
+use tpi_store::{
+    record::Intent,
+    snapshot::{PlanSummary, RestoreReport},
+};
 use url::Url;
 
 use crate::{
-    cloud::{GroupState, Leftover, MachineEnd},
+    cloud::{GroupState, Leftover, MachineEnd, Shortage, plan::CloudPlan},
     task::TaskState,
 };
 
@@ -59,6 +62,49 @@ pub enum SubmitOutcome {
     Ended,
 }
 
+/// Answer of plan: what submitting would do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlanReport {
+    /// Version of this shape.
+    pub version: u32,
+    /// The task; of one without a name, another one each time.
+    pub id: TaskId,
+    /// As the user wrote it.
+    pub name: String,
+    /// Where.
+    pub cloud: CloudName,
+    /// Where its record would be.
+    pub store: Url,
+    /// How machines would be bought.
+    pub buys: Spot,
+    /// When everything would have ended, were it submitted now.
+    pub ends_by: Timestamp,
+    /// Longest time that the task may exist.
+    pub timeout_seconds: u64,
+    /// Longest wait for a first machine; absent: as long as the task may exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provision_timeout_seconds: Option<u64>,
+    /// What would be sent.
+    pub sends: Sending,
+    /// What the cloud would make, and what that costs.
+    pub plan: CloudPlan,
+    /// Things the user should know, beside the plan's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// What would be sent to the store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sending {
+    /// Directory; absent: nothing but the agent is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    /// Its files, and what of them the store has already.
+    pub files: PlanSummary,
+    /// The agent's program.
+    pub agent_bytes: u64,
+}
+
 /// Answer of status.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StatusReport {
@@ -90,6 +136,9 @@ pub struct StatusReport {
     /// The group; absent when the cloud could not be asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupState>,
+    /// What could not be had, the newest first, where machines are missing; the group keeps trying.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shortages: Vec<Shortage>,
     /// Whether machines live although the deadline is over, which should never be.
     pub overdue: bool,
     /// Proof, or what is missing for it.

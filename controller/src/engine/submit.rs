@@ -9,6 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -23,6 +24,7 @@ use tpi_store::{
     rules::Rules,
     snapshot::{self, PushOptions, Space},
 };
+use url::Url;
 
 use super::{
     Engine, EngineError, ErrorKind, Observer, Progress, REPORT_VERSION, Step, SubmitOutcome, Submitted,
@@ -32,15 +34,19 @@ use super::{
     progress::Relay,
 };
 use crate::{
-    cloud::{Cloud, GroupSpec},
+    cloud::{
+        Cloud, GroupSpec,
+        plan::{CloudPlan, Room},
+    },
     home::{Home, KnownTask},
     link::UserIdentity,
     spec::Checked,
     task::{Action, Done, TaskState},
 };
 
-struct Submission<'a> {
+pub(super) struct Submission<'a> {
     home: &'a Home,
+    url: Url,
     store: Store,
     /// The record as it was read or written last.
     known: Mutex<Option<(TaskRecord, Version)>>,
@@ -49,14 +55,19 @@ struct Submission<'a> {
     checked: &'a Checked,
     agent: Option<&'a Path>,
     observer: &'a dyn Observer,
+    /// What the cloud would make, where that was asked beforehand.
+    planned: Option<CloudPlan>,
 }
 
-pub(super) async fn submit(
-    engine: &Engine,
-    checked: &Checked,
-    observer: &dyn Observer,
-) -> Result<Submitted, EngineError> {
-    let task = &checked.id;
+/// Where a task goes.
+pub(super) struct Place {
+    pub(super) cloud: Arc<dyn Cloud>,
+    pub(super) url: Url,
+    pub(super) store: Store,
+}
+
+/// Opens the store, and refuses one that machines cannot reach.
+pub(super) async fn place(engine: &Engine, checked: &Checked) -> Result<Place, EngineError> {
     let cloud = engine.cloud(checked.spec.cloud)?;
     let url = engine.store_of(cloud.as_ref(), &checked.spec).await?;
     if !Engine::may_keep(checked.spec.cloud, &url) {
@@ -67,16 +78,59 @@ pub(super) async fn submit(
         .hint("name a bucket with `--store s3://BUCKET/PATH` or `--storage BUCKET/PATH`"));
     }
     let store = engine.open(&url).await?;
+    Ok(Place { cloud, url, store })
+}
+
+/// Refuses a work directory that is larger than a machine's disk.
+pub(super) fn fits(checked: &Checked, plan: &CloudPlan, bytes: u64) -> Result<(), EngineError> {
+    match plan.room(bytes) {
+        Room::Enough | Room::Doubtful => return Ok(()),
+        Room::TooLittle => {}
+    }
+    let gb = plan.disk.as_ref().and_then(|disk| disk.gb).unwrap_or_default();
+    // What is sent, the system, and as much again for results.
+    let enough = bytes.saturating_mul(2).div_ceil(1 << 30) + 8;
+    Err(EngineError::new(
+        ErrorKind::User,
+        format!(
+            "the work directory of {} has {:.1} GB and does not fit on a disk of {gb} GB beside the system",
+            checked.id,
+            gigabytes(bytes)
+        ),
+    )
+    .of(&checked.id)
+    .hint(format!("give machines a larger disk: `--disk-size {enough}`"))
+    .hint("or leave files out with `--exclude`"))
+}
+
+/// What may become a lack of room.
+pub(super) fn doubts(plan: &CloudPlan, bytes: u64) -> Option<String> {
+    match plan.room(bytes) {
+        Room::Enough | Room::TooLittle => None,
+        Room::Doubtful => Some(format!(
+            "the work directory has {:.1} GB, and how much room the image leaves on a disk of {} GB is not known: --disk-size gives more",
+            gigabytes(bytes),
+            plan.disk.as_ref().and_then(|disk| disk.gb).unwrap_or_default()
+        )),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+fn gigabytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
+pub(super) async fn submit(
+    engine: &Engine,
+    checked: &Checked,
+    observer: &dyn Observer,
+) -> Result<Submitted, EngineError> {
+    let task = &checked.id;
+    let place = place(engine, checked).await?;
+    let mut work = Submission::new(engine, &place, checked, observer);
+    let Place { cloud, url, .. } = place;
+    work.preflight(cloud.as_ref()).await?;
     let home = &engine.settings().home;
-    let work = Submission {
-        home,
-        store,
-        known: Mutex::default(),
-        offset: OnceCell::new(),
-        checked,
-        agent: engine.settings().agent.as_deref(),
-        observer,
-    };
     home.remember(&KnownTask {
         id: task.clone(),
         name: checked.spec.name.clone(),
@@ -140,6 +194,8 @@ pub(super) async fn submit(
                 ordered = true;
             }
             Action::Wait | Action::Rest => break (record, ended),
+            // Whoever looks at the task next decides: machines may have been ordered a moment ago.
+            Action::GiveUp => break (record, ended),
             Action::StopSlots
             | Action::AwaitSaves
             | Action::SecureResults
@@ -207,7 +263,73 @@ fn overtaken(checked: &Checked) -> EngineError {
     .hint("submit under another name with `--name`, or run this again when the other one is done")
 }
 
-impl Submission<'_> {
+impl<'a> Submission<'a> {
+    pub(super) fn new(
+        engine: &'a Engine,
+        place: &Place,
+        checked: &'a Checked,
+        observer: &'a dyn Observer,
+    ) -> Self {
+        let settings = engine.settings();
+        let agent = settings.agent.as_deref();
+        let store = place.store.clone();
+        Self {
+            home: &settings.home,
+            url: place.url.clone(),
+            store,
+            known: Mutex::default(),
+            offset: OnceCell::new(),
+            checked,
+            agent,
+            observer,
+            planned: None,
+        }
+    }
+
+    /// Asks the cloud, before anything is written or sent, whether it can be what is asked for. A task that has its
+    /// machines already is not asked about: they count against the account's limits.
+    async fn preflight(&mut self, cloud: &dyn Cloud) -> Result<(), EngineError> {
+        let task = &self.checked.id;
+        // The agent is not read yet; any other fingerprint is as long.
+        let want = self.group(Timestamp::now(), "0".repeat(64))?;
+        let (found, planned) =
+            futures::future::join(facts::read_record(&self.store, task), cloud.plan(&want)).await;
+        let found = match found {
+            // It is about to be made.
+            Err(error) if facts::is_no_bucket(&error) => None,
+            found => found?,
+        };
+        if found.is_some_and(|(record, _)| record.intent != Intent::Submit) {
+            return Ok(());
+        }
+        let planned = planned.map_err(EngineError::planning(task))?;
+        for message in &planned.warnings {
+            self.observer.progress(Progress::Warning { message: message.clone() });
+        }
+        self.planned = Some(planned);
+        Ok(())
+    }
+
+    /// Plans as if nothing were stored, where the store is not made yet.
+    pub(super) fn without_store(&mut self) {
+        self.store = Store::memory();
+    }
+
+    /// What the cloud would be asked for, were the clock started now.
+    pub(super) fn group(&self, now: Timestamp, agent_sha256: String) -> Result<GroupSpec, EngineError> {
+        let timeout = jiff::SignedDuration::try_from(self.checked.spec.timeout()).unwrap_or_default();
+        let deadline = now
+            .checked_add(timeout)
+            .map_err(|e| EngineError::new(ErrorKind::User, "adding the timeout to the time").because(e))?;
+        Ok(GroupSpec {
+            task: self.checked.id.clone(),
+            spec: self.checked.spec.clone(),
+            store: self.url.clone(),
+            deadline,
+            agent_sha256,
+        })
+    }
+
     fn keys(&self) -> TaskKeys {
         TaskKeys::new(&self.checked.id)
     }
@@ -231,6 +353,7 @@ impl Submission<'_> {
             deadline: None,
             agent_sha256: None,
             input_stored: false,
+            gave_up: None,
         };
         match self.store.create_json(&self.keys().record(), &record).await {
             Ok(version) => {
@@ -328,14 +451,17 @@ impl Submission<'_> {
         Ok(())
     }
 
-    async fn workspace(&self) -> Result<(), EngineError> {
-        self.begin(Step::Workspace);
+    fn root(&self) -> Option<PathBuf> {
+        self.checked.spec.storage.workdir.as_deref().map(PathBuf::from)
+    }
+
+    /// What is in the work directory, and what of it the store has.
+    pub(super) async fn scan(&self) -> Result<snapshot::Plan, EngineError> {
         let StorageSpec { workdir, output: _, exclude, gitignore, container: _ } = &self.checked.spec.storage;
         let root = match workdir {
             Some(workdir) => PathBuf::from(workdir),
             None => self.empty_directory()?,
         };
-        let sending = || format!("sending {}", root.display());
         let index_dir = self.home.index_dir();
         std::fs::create_dir_all(&index_dir)
             .map_err(|e| file_error(format!("making {}", index_dir.display()), e))?;
@@ -351,6 +477,23 @@ impl Submission<'_> {
             .await
             .map_err(EngineError::snapshot(format!("reading {}", root.display())))?;
         self.observer.progress(Progress::TransferDone { transfer: Transfer::Scan });
+        Ok(plan)
+    }
+
+    async fn workspace(&self) -> Result<(), EngineError> {
+        self.begin(Step::Workspace);
+        let sending = || match self.root() {
+            Some(root) => format!("sending {}", root.display()),
+            None => "sending nothing".to_owned(),
+        };
+        let plan = self.scan().await?;
+        if let Some(planned) = &self.planned {
+            let bytes = plan.summary().bytes;
+            fits(self.checked, planned, bytes)?;
+            if let Some(message) = doubts(planned, bytes) {
+                self.observer.progress(Progress::Warning { message });
+            }
+        }
         for warning in plan.warnings() {
             self.observer.progress(Progress::Warning { message: warning.clone() });
         }
@@ -374,19 +517,22 @@ impl Submission<'_> {
         Ok(path)
     }
 
+    /// Hash and size of the agent.
+    pub(super) async fn read_agent(&self) -> Result<(String, u64), EngineError> {
+        let path = find_agent(self.agent)?;
+        let reading = format!("reading the agent {}", path.display());
+        match tokio::task::spawn_blocking(move || hash(&path)).await {
+            Ok(Ok(content)) => Ok(content),
+            Ok(Err(error)) => Err(file_error(reading, error)),
+            Err(error) => Err(EngineError::new(ErrorKind::Internal, reading).because(error)),
+        }
+    }
+
     /// Its SHA-256.
     async fn agent(&self) -> Result<String, EngineError> {
         self.begin(Step::Agent);
         let path = find_agent(self.agent)?;
-        let reading = || format!("reading the agent {}", path.display());
-        let content = {
-            let path = path.clone();
-            tokio::task::spawn_blocking(move || hash(&path))
-                .await
-                .map_err(|e| EngineError::new(ErrorKind::Internal, reading()).because(e))?
-                .map_err(|e| file_error(reading(), e))?
-        };
-        let (sha256, size) = content;
+        let (sha256, size) = self.read_agent().await?;
         let key = self.keys().agent(&sha256);
         let sending = || format!("sending the agent {}", path.display());
         let transfer = Transfer::Agent;
@@ -449,7 +595,7 @@ impl Submission<'_> {
         let want = GroupSpec {
             task: task.clone(),
             spec: record.spec.clone(),
-            store: self.store.url().clone(),
+            store: self.url.clone(),
             deadline,
             agent_sha256,
         };
@@ -608,6 +754,32 @@ mod tests {
         let differs = differing_fields(&spec, &other).expect("compares");
         assert_eq!(differs, ["container", "gitignore", "grace", "storage_container", "timeout"]);
         assert_eq!(differing_fields(&spec, &spec).expect("compares"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_work_directory_that_no_disk_holds_is_refused_with_the_size_that_does() {
+        let checked: Checked = {
+            let around = crate::spec::Surroundings {
+                current_dir: std::env::temp_dir(),
+                clouds: vec![tpi_proto::spec::CloudName::Local],
+                ..Default::default()
+            };
+            let script = Some(crate::spec::ScriptSource::Text("#!/bin/sh\n".to_owned()));
+            let name = Some("bees".to_owned());
+            crate::spec::check(&crate::spec::Request { name, script, ..Default::default() }, &around)
+                .expect("a request")
+        };
+        let plan: CloudPlan = serde_json::from_value(serde_json::json!({
+            "region": "us-west-1", "resources": [], "machines": 1, "offers": [],
+            "disk": {"kind": "gp3", "encrypted": true, "gb": 8, "usd_per_hour": null},
+            "ceiling": {"usd": null, "how": ""}
+        }))
+        .expect("a plan");
+        assert!(fits(&checked, &plan, 1 << 30).is_ok());
+        let error = fits(&checked, &plan, 20 << 30).expect_err("too large");
+        assert_eq!(error.kind, ErrorKind::User);
+        assert!(error.message.contains("20.0 GB") && error.message.contains("8 GB"), "{}", error.message);
+        assert!(error.hints[0].contains("--disk-size 48"), "{:?}", error.hints);
     }
 
     #[test]

@@ -19,9 +19,7 @@ use tpi_store::{
 };
 use url::Url;
 
-use super::{
-    Engine, EngineError, ErrorKind, REPORT_VERSION, RecordState, SweepReport, SweptThing, Verdict, facts,
-};
+use super::{Engine, EngineError, REPORT_VERSION, RecordState, SweepReport, SweptThing, Verdict, facts};
 use crate::cloud::{Cloud, Leftover, Regions, ResourceKind};
 
 /// How to sweep.
@@ -343,15 +341,9 @@ impl Swept<'_> {
 async fn look(store: &Store, task: &TaskId) -> Result<Option<Record>, EngineError> {
     match facts::read_record(store, task).await {
         Ok(found) => Ok(found.map(|(record, _)| Record::There { deadline: record.deadline })),
-        Err(error) if is_no_bucket(&error) => Ok(None),
+        Err(error) if facts::is_no_bucket(&error) => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// The bucket is gone, and its records with it.
-fn is_no_bucket(error: &EngineError) -> bool {
-    let source = error.source.as_ref().and_then(|source| source.downcast_ref::<tpi_store::StoreError>());
-    error.kind == ErrorKind::User && source.is_some_and(|source| source.kind == StoreErrorKind::Unsupported)
 }
 
 #[cfg(test)]

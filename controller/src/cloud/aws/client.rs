@@ -29,6 +29,8 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 const ATTEMPTS: u32 = 6;
 /// Longest time to find out where a bucket is; without an answer the environment's region is taken.
 const BUCKET_PATIENCE: Duration = Duration::from_secs(10);
+const QUOTA_ATTEMPTS: u32 = 2;
+const QUOTA_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An account, reached with whatever credentials the environment has. Nothing is read before the first use.
 #[derive(Debug, Clone)]
@@ -55,6 +57,8 @@ pub(super) struct Clients {
     pub(super) s3: aws_sdk_s3::Client,
     /// Asked once for all regions.
     pub(super) caller: Arc<OnceCell<Caller>>,
+    /// Asked for what is good to know only, so it is not waited for.
+    pub(super) quotas: aws_sdk_servicequotas::Client,
 }
 
 impl Account {
@@ -79,12 +83,15 @@ impl Account {
     }
 
     pub(super) async fn in_region(&self, region: &str) -> Clients {
-        let config = self.config().await.to_builder().region(Region::new(region.to_owned())).build();
+        let shared = self.config().await;
+        let config = shared.to_builder().region(Region::new(region.to_owned())).build();
+        // At an address of the user's own the SDK would sign for the task's region, which IAM refuses.
+        let global = shared.to_builder().region(Region::from_static(global_region(region))).build();
         Clients {
             region: region.to_owned(),
             ec2: aws_sdk_ec2::Client::new(&config),
             scaling: aws_sdk_autoscaling::Client::new(&config),
-            iam: aws_sdk_iam::Client::new(&config),
+            iam: aws_sdk_iam::Client::new(&global),
             sts: aws_sdk_sts::Client::new(&config),
             s3: aws_sdk_s3::Client::from_conf(
                 aws_sdk_s3::config::Builder::from(&config)
@@ -93,6 +100,12 @@ impl Account {
                     .build(),
             ),
             caller: Arc::clone(&self.caller),
+            quotas: aws_sdk_servicequotas::Client::from_conf(
+                aws_sdk_servicequotas::config::Builder::from(&config)
+                    .retry_config(RetryConfig::standard().with_max_attempts(QUOTA_ATTEMPTS))
+                    .timeout_config(TimeoutConfig::builder().operation_timeout(QUOTA_TIMEOUT).build())
+                    .build(),
+            ),
         }
     }
 
@@ -145,6 +158,15 @@ impl Account {
         });
         let keys: Arc<dyn KeySource> = Arc::<Chain>::clone(keys);
         Store::open_with_keys(url, environment.chain(ours).chain(endpoint), keys)
+    }
+}
+
+/// The one region of a partition that its global services are signed for.
+fn global_region(region: &str) -> &'static str {
+    match region {
+        _ if region.starts_with("cn-") => "cn-north-1",
+        _ if region.starts_with("us-gov-") => "us-gov-west-1",
+        _ => FALLBACK,
     }
 }
 

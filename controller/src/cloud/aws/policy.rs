@@ -151,6 +151,17 @@ pub fn caller(partition: &str) -> Value {
                 "Resource": "*",
             },
             {
+                // Without these plans say less, and refusals come later; nothing else needs them.
+                "Sid": "BetterPlans",
+                "Effect": "Allow",
+                "Action": [
+                    "ec2:DescribeSpotPriceHistory",
+                    "iam:SimulatePrincipalPolicy",
+                    "servicequotas:GetServiceQuota",
+                ],
+                "Resource": "*",
+            },
+            {
                 "Sid": "Make",
                 "Effect": "Allow",
                 "Action": [
@@ -209,6 +220,23 @@ pub fn caller(partition: &str) -> Value {
                     "iam:TagRole",
                 ],
                 "Resource": [roles.clone(), profiles],
+            },
+            {
+                // What is absent has no path: without this, AWS answers that it may not be looked for.
+                "Sid": "RolesThatAreGone",
+                "Effect": "Allow",
+                "Action": [
+                    "iam:DeleteInstanceProfile",
+                    "iam:DeleteRole",
+                    "iam:DeleteRolePolicy",
+                    "iam:GetInstanceProfile",
+                    "iam:GetRole",
+                    "iam:RemoveRoleFromInstanceProfile",
+                ],
+                "Resource": [
+                    format!("arn:{partition}:iam::*:role/tpi-*"),
+                    format!("arn:{partition}:iam::*:instance-profile/tpi-*"),
+                ],
             },
             {
                 "Sid": "PassRolesToMachinesOnly",
