@@ -48,6 +48,7 @@ mod shell;
 mod status;
 mod stop;
 mod submit;
+mod sweep;
 mod table;
 mod terraform;
 pub mod ui;
@@ -119,6 +120,7 @@ enum TaskCommand {
     Stop(stop::Args),
     Pull(pull::Args),
     Destroy(destroy::Args),
+    Sweep(sweep::Args),
     Shell(shell::Args),
     Forward(forward::Args),
 }
@@ -343,6 +345,7 @@ async fn on_task(global: Global, command: TaskCommand, ui: &Ui) -> Result<Exit, 
         TaskCommand::Stop(args) => stop::run(&context, args).await,
         TaskCommand::Pull(args) => pull::run(&context, args).await,
         TaskCommand::Destroy(args) => destroy::run(&context, args).await,
+        TaskCommand::Sweep(args) => sweep::run(&context, args).await,
         TaskCommand::Shell(args) => shell::run(&context, args).await,
         TaskCommand::Forward(args) => forward::run(&context, args).await,
     };

@@ -32,6 +32,7 @@ fn the_whole_help() {
         "stop",
         "pull",
         "destroy",
+        "sweep",
         "shell",
         "forward",
         "completions",
