@@ -61,11 +61,7 @@ pub(super) fn identify(
         None => {}
     }
     let text = name.map_or_else(|| generated(workdir, script), str::to_owned);
-    let run = RUNS.iter().find_map(|(system, variable)| {
-        let value = caller.get(OsStr::new(variable)).filter(|v| !v.is_empty())?;
-        Some(format!("{system}:{}", value.to_string_lossy()))
-    });
-    let id = match (run, name) {
+    let id = match (integration_run(caller), name) {
         (Some(run), _) => TaskId::seeded(&text, format!("{run}:{text}").as_bytes()),
         (None, Some(_)) => TaskId::deterministic(&text),
         (None, None) => TaskId::seeded(&text, &rand::random::<[u8; 16]>()),
@@ -82,6 +78,24 @@ pub(super) fn identify(
             None
         }
     }
+}
+
+/// The run of a continuous-integration system that the caller is part of.
+pub(crate) fn integration_run(caller: &BTreeMap<OsString, OsString>) -> Option<String> {
+    RUNS.iter().find_map(|(system, variable)| {
+        let value = caller.get(OsStr::new(variable)).filter(|v| !v.is_empty())?;
+        Some(format!("{system}:{}", value.to_string_lossy()))
+    })
+}
+
+/// Whether there is one.
+pub(super) fn is_run(caller: &BTreeMap<OsString, OsString>) -> bool {
+    integration_run(caller).is_some()
+}
+
+/// The identifier that a name has here.
+pub(super) fn of_name(name: &str, caller: &BTreeMap<OsString, OsString>) -> Option<TaskId> {
+    identify(Some(name), None, None, caller, &mut Findings::default()).map(|(id, _)| id)
 }
 
 /// After the work directory, else after what runs.

@@ -36,6 +36,7 @@
 //! - Policies: an element, operator or condition key that is not known allows nothing, and in a `Deny` denies; policy variables
 //!   are not known; one object of `DeleteObjects` that may not be deleted refuses the whole.
 //! - `iam:GetRole` and the like of what does not exist are judged without a path, as AWS judges them.
+//! - A signature is good for five minutes, not fifteen.
 //! - All headers that begin with `x-amz-` have to be signed, and bodies: none is sent with `UNSIGNED-PAYLOAD`
 //!   except through links.
 //! - A group that is being deleted refuses everything but looks.
@@ -44,6 +45,7 @@
 //! Otherwise different:
 //! - Signatures are dated by this computer's clock, and so are answers; schedules, activities, and the
 //!   expiry of credentials and links go by [`Front::clock`].
+//! - IAM takes any region in the scope: SDKs name their own where the address of IAM is given.
 //! - Buckets are addressed in the path only. There is one account, one user and no session policy, boundary, or
 //!   bucket policy.
 //! - A group takes the types in their order and the zone with the fewest members, also where it was told to weigh prices and
@@ -280,6 +282,12 @@ impl Front {
     #[must_use]
     pub fn calls(&self) -> Vec<Call> {
         self.shared.lock().calls.clone()
+    }
+
+    /// How many calls were held so far: see [`Trouble::HoldAfter`]. They are not among [`Front::calls`].
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.shared.lock().held
     }
 
     /// Everything that was refused for want of a permission, a signature or time.

@@ -198,6 +198,12 @@ impl Room {
         self.network.gateway
     }
 
+    /// Counts whatever happens to machines.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
     /// Every machine that there is or was, in the order of their names.
     #[must_use]
     pub fn machines(&self) -> Vec<Seen> {
@@ -217,7 +223,7 @@ impl Room {
         machines.values().flat_map(|machine| machine.metadata.refusals()).collect()
     }
 
-    /// Waits until the machines are as wanted.
+    /// Waits until the machines are as wanted; longer than others, because some things on a machine take minutes.
     pub async fn wait(&self, what: &str, wanted: impl Fn(&[Seen]) -> bool) -> Result<Vec<Seen>> {
         let mut changes = self.shared.changes.subscribe();
         let waiting = async {
@@ -229,7 +235,7 @@ impl Room {
                 changes.changed().await.context("the room is closed")?;
             }
         };
-        match tokio::time::timeout(*crate::rig::PATIENCE, waiting).await {
+        match tokio::time::timeout(*crate::rig::PATIENCE * 3, waiting).await {
             Ok(found) => found,
             Err(_) => {
                 bail!("waited in vain for {what}; machines: {:?}; {:?}", self.machines(), self.troubles())
@@ -321,11 +327,13 @@ impl Room {
         text
     }
 
-    /// Closes the room: every machine is cut off, and nothing of it is left.
-    pub async fn close(mut self) {
+    /// Closes the room: no machine is started any more. What there is goes when it is dropped.
+    pub async fn close(&mut self) {
         self.watcher.abort();
-        // It was aborted, or it has ended: either is an end.
-        drop((&mut self.watcher).await);
+        if !self.watcher.is_finished() {
+            // It was aborted, or it has ended: either is an end.
+            drop((&mut self.watcher).await);
+        }
     }
 }
 

@@ -14,16 +14,17 @@ use tpi_proto::id::TaskId;
 
 use super::{
     client::Client,
-    front::{Front, Options},
-    room::{Hardware, Network, Room, Seen},
+    front::{EndReason, Front, Options},
+    room::{Engine, Hardware, Network, Room, Seen},
 };
 use crate::rig::{PATIENCE, Rig, eventually};
 
 /// Where tasks run.
 pub const REGION: &str = "us-east-1";
-/// The bucket that is there, and the place in it that tasks are given.
+/// The bucket that is there.
 pub const BUCKET: &str = "tpi-simulated";
-const PLACE: &str = "tpi-simulated/some/place";
+/// That place.
+pub const PLACE: &str = "tpi-simulated/some/place";
 
 /// All of it; nothing is left when it is dropped.
 pub struct Aws {
@@ -35,6 +36,38 @@ pub struct Aws {
     pub front: Arc<Front>,
     /// What the account and the machines run on: the last to go.
     runtime: Runtime,
+}
+
+/// An account whose machines boot, with a bucket in it.
+pub struct Account {
+    /// The machines.
+    pub room: Room,
+    /// The account.
+    pub front: Arc<Front>,
+}
+
+impl Account {
+    /// Opens one, of what the environment names.
+    pub async fn open() -> Result<Self> {
+        let engine = super::machines().map_err(anyhow::Error::msg)?;
+        let options = Options::of_environment().context("no TPI_TEST_MOTO")?;
+        Self::with(engine, options, Hardware::Container).await
+    }
+
+    async fn with(engine: Engine, options: Options, hardware: Hardware) -> Result<Self> {
+        let network = Network::make(engine).await?;
+        let front = Arc::new(Front::start(SocketAddr::from((network.gateway(), 0)), options).await?);
+        let room = Room::with(network, Arc::<Front>::clone(&front), hardware);
+        let bucket = format!("/{BUCKET}");
+        let made = client(&front).send("s3", Method::PUT, &bucket, "", &[], b"").await?;
+        ensure!(made.status == 200, "making the bucket: {made:?}");
+        Ok(Self { room, front })
+    }
+}
+
+fn client(front: &Front) -> Client {
+    let (key, secret) = front.laptop();
+    Client::new(&front.url(), REGION, (&key, &secret, ""))
 }
 
 impl Aws {
@@ -55,19 +88,9 @@ impl Aws {
         }
     }
 
-    fn start(
-        engine: super::room::Engine,
-        options: Options,
-        controller: PathBuf,
-        hardware: Hardware,
-    ) -> Result<Self> {
+    fn start(engine: Engine, options: Options, controller: PathBuf, hardware: Hardware) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let (front, room) = runtime.block_on(async {
-            let network = Network::make(engine).await?;
-            let front = Arc::new(Front::start(SocketAddr::from((network.gateway(), 0)), options).await?);
-            let room = Room::with(network, Arc::<Front>::clone(&front), hardware);
-            anyhow::Ok((front, room))
-        })?;
+        let Account { room, front } = runtime.block_on(Account::with(engine, options, hardware))?;
         let mut rig = Rig::with(controller)?;
         let (key, secret) = front.laptop();
         rig.set("AWS_ENDPOINT_URL", &front.url())
@@ -75,19 +98,13 @@ impl Aws {
             .set("AWS_SECRET_ACCESS_KEY", &secret)
             .set("AWS_REGION", REGION)
             .set("AWS_EC2_METADATA_DISABLED", "true");
-        let world = Self { rig, room, front, runtime };
-        let bucket = format!("/{BUCKET}");
-        let client = world.client();
-        let made = world.wait_for(client.send("s3", Method::PUT, &bucket, "", &[], b""))?;
-        ensure!(made.status == 200, "making the bucket: {made:?}");
-        Ok(world)
+        Ok(Self { rig, room, front, runtime })
     }
 
     /// The laptop's own access to the account, without the controller.
     #[must_use]
     pub fn client(&self) -> Client {
-        let (key, secret) = self.front.laptop();
-        Client::new(&self.front.url(), REGION, (&key, &secret, ""))
+        client(&self.front)
     }
 
     /// Runs what is asynchronous.
@@ -159,21 +176,52 @@ impl Aws {
 
     /// Waits until no machine runs any more.
     pub fn wait_no_machine(&self) -> Result<()> {
-        let gone = self.room.wait("every machine to be gone", |seen| seen.iter().all(|seen| !seen.alive));
-        drop(self.wait_for(gone).with_context(|| self.diagnosis())?);
+        let _machines =
+            self.wait_machines("every machine to be gone", |seen| seen.iter().all(|seen| !seen.alive))?;
         Ok(())
     }
 
-    /// Requires that the account holds nothing but the bucket, and that nothing was refused on the way.
+    /// Waits until the machines are as wanted.
+    pub fn wait_machines(&self, what: &str, wanted: impl Fn(&[Seen]) -> bool) -> Result<Vec<Seen>> {
+        self.wait_for(self.room.wait(what, wanted)).with_context(|| self.diagnosis())
+    }
+
+    /// Why an instance has ended, once it has.
+    pub fn end_of(&self, id: &str) -> Result<Option<EndReason>> {
+        eventually("the instance to end", || {
+            let instances = self.wait_for(self.front.instances());
+            let found = instances.into_iter().find(|instance| instance.id == id)?;
+            (!found.state.is_alive()).then_some(found.ended)
+        })
+    }
+
+    /// The group's schedule is gone, as if it had never been made.
+    pub fn remove_schedule(&self, task: &TaskId) -> Result<()> {
+        let name = [("AutoScalingGroupName", task.as_str())];
+        let client = self.client();
+        let found = self.wait_for(client.done("autoscaling", "DescribeScheduledActions", &name))?;
+        let schedule = found.text("ScheduledActionName");
+        let both = [name[0], ("ScheduledActionName", schedule.as_str())];
+        drop(self.wait_for(client.done("autoscaling", "DeleteScheduledAction", &both))?);
+        Ok(())
+    }
+
+    /// [`Aws::require_nothing_left`] and [`Aws::require_no_refusal`].
     pub fn require_empty(&self) -> Result<()> {
-        let bucket = |left: &String| left.contains(BUCKET) && !left.contains("some/");
+        self.require_nothing_left()?;
+        self.require_no_refusal()
+    }
+
+    /// Requires that the account holds nothing but the bucket and in it what all tasks share.
+    pub fn require_nothing_left(&self) -> Result<()> {
+        let (bucket, shared) = (format!("bucket {BUCKET}"), format!("object {PLACE}/cache"));
+        let stays = |left: &String| *left == bucket || left.starts_with(&shared);
         let mut last = Vec::new();
         eventually("the account to be empty", || {
             last = self.wait_for(self.front.everything_left()).ok()?;
-            last.iter().all(bucket).then_some(())
+            last.iter().all(stays).then_some(())
         })
-        .with_context(|| format!("left: {last:?}"))?;
-        self.require_no_refusal()
+        .with_context(|| format!("left: {last:?}"))
     }
 
     /// Requires that nobody was refused anything: not by the account and not by a metadata service.
@@ -198,8 +246,14 @@ impl Aws {
     }
 }
 
+impl Drop for Aws {
+    fn drop(&mut self) {
+        self.runtime.block_on(self.room.close());
+    }
+}
+
 /// What the simulated AWS needs, or what of it is not there.
-fn parts() -> Result<(super::room::Engine, Options, PathBuf), String> {
+fn parts() -> Result<(Engine, Options, PathBuf), String> {
     let engine = super::machines()?;
     let options = Options::of_environment().ok_or("no TPI_TEST_MOTO")?;
     let named = |name: &str| {

@@ -26,6 +26,8 @@ pub(super) struct Fate {
     pub(super) delay: Duration,
     pub(super) cut_before: bool,
     pub(super) cut_after: bool,
+    pub(super) hold_before: bool,
+    pub(super) hold_after: bool,
     pub(super) refusal: Option<Refusal>,
 }
 
@@ -46,6 +48,8 @@ pub(super) fn fate(faults: &mut [Fault], asked: &Asked, principal: &str) -> Fate
             Trouble::Fail(status) => fate.refusal = Some(failure(&asked.service, status)),
             Trouble::CutBefore => fate.cut_before = true,
             Trouble::CutAfter => fate.cut_after = true,
+            Trouble::HoldBefore => fate.hold_before = true,
+            Trouble::HoldAfter => fate.hold_after = true,
             Trouble::Delay(by) => fate.delay += by,
         }
     }

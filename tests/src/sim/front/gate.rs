@@ -72,14 +72,26 @@ impl Shared {
         if fate.cut_before {
             return Err(Cut);
         }
+        if fate.hold_before {
+            self.hold().await;
+        }
         let done = match &fate.refusal {
             Some(refusal) => Err(refusal.clone()),
             None => self.admit(request, asked, scope).await.unwrap_or_else(|e| Err(Refusal::internal(&e))),
         };
+        if fate.hold_after {
+            self.hold().await;
+        }
         if fate.cut_after {
             return Err(Cut);
         }
         Ok(done.unwrap_or_else(|refusal| refusal.answer(asked, &request.method)))
+    }
+
+    /// Until the client is gone, which drops this.
+    async fn hold(&self) {
+        self.lock().held += 1;
+        std::future::pending().await
     }
 
     async fn admit(

@@ -1,6 +1,10 @@
 //! Listening, and connections that can be cut.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use axum::body::Bytes;
 use http::{HeaderMap, Method, StatusCode};
@@ -63,6 +67,8 @@ where
     F: AsyncFnAnswer,
 {
     let mut connections = JoinSet::new();
+    // What a call does is done to its end, also when its client hangs up meanwhile; ends with this.
+    let calls = Arc::new(Mutex::new(JoinSet::new()));
     loop {
         let accepted = listener.accept().await;
         // Those that are over.
@@ -72,10 +78,10 @@ where
             continue;
         };
         let _failed = stream.set_nodelay(true);
-        let answer = Arc::clone(&answer);
+        let (answer, calls) = (Arc::clone(&answer), Arc::clone(&calls));
         let _handle = connections.spawn(async move {
             let service = service_fn(move |request: hyper::Request<Incoming>| {
-                let answer = Arc::clone(&answer);
+                let (answer, calls) = (Arc::clone(&answer), Arc::clone(&calls));
                 async move {
                     let (head, body) = request.into_parts();
                     // Who hangs up before the end gets no answer.
@@ -88,7 +94,16 @@ where
                         body,
                         from,
                     };
-                    let answer = answer.answer(request).await?;
+                    let (send, told) = tokio::sync::oneshot::channel();
+                    {
+                        let mut calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
+                        while calls.try_join_next().is_some() {}
+                        let _handle = calls.spawn(async move {
+                            // Nobody may be listening any more.
+                            let _told = send.send(answer.answer(request).await);
+                        });
+                    }
+                    let answer = told.await.map_err(|_| Cut)??;
                     let mut response = hyper::Response::new(Full::new(answer.body));
                     *response.status_mut() = answer.status;
                     *response.headers_mut() = answer.headers;

@@ -226,6 +226,10 @@ pub enum Trouble {
     CutBefore,
     /// It ends after all is done.
     CutAfter,
+    /// Nothing is done, and nothing answered for as long as the client waits.
+    HoldBefore,
+    /// All is done, and nothing answered for as long as the client waits.
+    HoldAfter,
     /// The call takes this much longer.
     Delay(Duration),
 }

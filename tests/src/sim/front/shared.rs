@@ -50,6 +50,8 @@ pub(super) struct State {
     pub(super) calls: Vec<Call>,
     pub(super) refused: Vec<Refused>,
     pub(super) faults: Vec<Fault>,
+    /// Calls that were held so far.
+    pub(super) held: u64,
     pub(super) shortages: Vec<Shortage>,
     pub(super) prices: BTreeMap<(String, String), f64>,
     pub(super) quotas: BTreeMap<String, f64>,
@@ -92,6 +94,7 @@ impl Shared {
             calls: Vec::new(),
             refused: Vec::new(),
             faults: Vec::new(),
+            held: 0,
             shortages: Vec::new(),
             prices: BTreeMap::new(),
             quotas: super::market::quotas(),
