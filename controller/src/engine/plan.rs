@@ -4,8 +4,7 @@ use jiff::Timestamp;
 use tpi_store::record::Intent;
 
 use super::{
-    Engine, EngineError, Observer, PlanReport, REPORT_VERSION, Sending, facts,
-    submit::{self, Submission},
+    Engine, EngineError, Observer, PlanReport, REPORT_VERSION, Sending, facts, preflight, submit::Submission,
 };
 use crate::spec::Checked;
 
@@ -16,7 +15,7 @@ pub(super) async fn plan(
     observer: &dyn Observer,
 ) -> Result<PlanReport, EngineError> {
     let task = &checked.id;
-    let place = submit::place(engine, checked)?;
+    let place = preflight::place(engine, checked)?;
     let work = Submission::new(engine, &place, checked, observer);
     let found = facts::read_record(&place.store, task).await?.map(|(record, _)| record.intent);
     let (agent_sha256, agent_bytes) = work.read_agent().await?;
@@ -25,10 +24,10 @@ pub(super) async fn plan(
     let planned = planned.map_err(EngineError::planning(task))?;
     let scanned = scanned?;
     let summary = scanned.summary();
-    submit::fits(checked, &planned, summary.bytes)?;
+    preflight::fits(checked, &planned, summary.bytes)?;
     let mut warnings = checked.warnings.clone();
     warnings.extend(scanned.warnings().iter().cloned());
-    warnings.extend(submit::doubts(&planned, summary.bytes));
+    warnings.extend(preflight::doubts(&planned, summary.bytes));
     match found {
         None | Some(Intent::Submit) => {}
         Some(Intent::Run) => warnings.push(format!(
