@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use tpi_store::record::Intent;
 
 use super::{
-    Engine, EngineError, Observer, PlanReport, REPORT_VERSION, Sending, facts, preflight, submit::Submission,
+    Engine, EngineError, Observer, PlanReport, REPORT_VERSION, Sending, facts, preflight,
+    submit::{self, Submission},
 };
 use crate::spec::Checked;
 
@@ -15,7 +16,7 @@ pub(super) async fn plan(
     observer: &dyn Observer,
 ) -> Result<PlanReport, EngineError> {
     let task = &checked.id;
-    let place = preflight::place(engine, checked)?;
+    let place = submit::place(engine, checked)?;
     let work = Submission::new(engine, &place, checked, observer);
     let found = facts::read_record(&place.store, task).await?.map(|(record, _)| record.intent);
     let (agent_sha256, agent_bytes) = work.read_agent().await?;

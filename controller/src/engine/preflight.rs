@@ -1,41 +1,10 @@
-//! What is refused before anything is written or sent: a store that machines cannot reach, and a work directory that no
-//! machine's disk holds. What the cloud refuses is its own plan's affair.
+//! Whether a work directory fits on a machine's disk, before it is sent. What the cloud refuses is its own plan's affair.
 
-use std::sync::Arc;
-
-use tpi_store::Store;
-use url::Url;
-
-use super::{Engine, EngineError, ErrorKind};
+use super::{EngineError, ErrorKind};
 use crate::{
-    cloud::{
-        Cloud,
-        plan::{CloudPlan, Room},
-    },
+    cloud::plan::{CloudPlan, Room},
     spec::Checked,
 };
-
-/// Where a task goes.
-pub(super) struct Place {
-    pub(super) cloud: Arc<dyn Cloud>,
-    pub(super) url: Url,
-    pub(super) store: Store,
-}
-
-/// Opens the store, and refuses one that machines cannot reach.
-pub(super) fn place(engine: &Engine, checked: &Checked) -> Result<Place, EngineError> {
-    let cloud = engine.cloud(checked.spec.cloud)?;
-    let url = engine.store_url_of(&checked.spec)?;
-    if !Engine::may_keep(checked.spec.cloud, &url) {
-        return Err(EngineError::new(
-            ErrorKind::User,
-            format!("machines in {} cannot reach the store {url}", checked.spec.cloud),
-        )
-        .hint("name a bucket with `--store s3://BUCKET/PATH` or `--storage BUCKET/PATH`"));
-    }
-    let store = Store::open(&url).map_err(EngineError::store(format!("opening the store {url}")))?;
-    Ok(Place { cloud, url, store })
-}
 
 /// Refuses a work directory that is larger than a machine's disk.
 pub(super) fn fits(checked: &Checked, plan: &CloudPlan, bytes: u64) -> Result<(), EngineError> {

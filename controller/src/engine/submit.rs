@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use jiff::Timestamp;
@@ -20,13 +21,14 @@ use tpi_store::{
     rules::Rules,
     snapshot::{self, PushOptions, Space},
 };
+use url::Url;
 
 use super::{
     Engine, EngineError, ErrorKind, Observer, Progress, REPORT_VERSION, Step, SubmitOutcome, Submitted,
     Transfer,
     facts::{self, Change, Facts, WRITER},
     hook::{Moment, reached},
-    preflight::{Place, doubts, fits, place},
+    preflight::{doubts, fits},
     progress::Relay,
 };
 use crate::{
@@ -45,6 +47,28 @@ pub(super) struct Submission<'a> {
     observer: &'a dyn Observer,
     /// What the cloud would make, where that was asked beforehand.
     planned: Option<CloudPlan>,
+}
+
+/// Where a task goes.
+pub(super) struct Place {
+    pub(super) cloud: Arc<dyn Cloud>,
+    pub(super) url: Url,
+    pub(super) store: Store,
+}
+
+/// Opens the store, and refuses one that machines cannot reach.
+pub(super) fn place(engine: &Engine, checked: &Checked) -> Result<Place, EngineError> {
+    let cloud = engine.cloud(checked.spec.cloud)?;
+    let url = engine.store_url_of(&checked.spec)?;
+    if !Engine::may_keep(checked.spec.cloud, &url) {
+        return Err(EngineError::new(
+            ErrorKind::User,
+            format!("machines in {} cannot reach the store {url}", checked.spec.cloud),
+        )
+        .hint("name a bucket with `--store s3://BUCKET/PATH` or `--storage BUCKET/PATH`"));
+    }
+    let store = Store::open(&url).map_err(EngineError::store(format!("opening the store {url}")))?;
+    Ok(Place { cloud, url, store })
 }
 
 pub(super) async fn submit(
