@@ -237,7 +237,7 @@ async fn what_cannot_work_is_refused_by_plan_as_by_ensure() {
 
     let cases: [(&str, Change); 8] = [
         ("another machine or region, such as ap-northeast-1, ", |w| {
-            w.spec.machine = "p4de.24xlarge".to_owned()
+            w.spec.machine = "p4de.24xlarge".to_owned();
         }),
         ("use m+t4", |w| w.spec.machine = "m+k80".to_owned()),
         ("has no x9.huge", |w| w.spec.machine = "x9.huge".to_owned()),
