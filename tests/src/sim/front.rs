@@ -267,6 +267,11 @@ impl Front {
         self.shared.wake.notify_one();
     }
 
+    /// A bucket of that name belongs to another account, which lets nobody in.
+    pub fn squat(&self, bucket: &str) {
+        let _new = self.shared.lock().foreign.insert(bucket.to_owned());
+    }
+
     /// Sets a spot price, in US dollars per hour; for all zones where none is given.
     pub fn set_spot_price(&self, kind: &str, zone: Option<&str>, usd_per_hour: f64) {
         let key = (kind.to_owned(), zone.unwrap_or_default().to_owned());
