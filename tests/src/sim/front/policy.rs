@@ -129,9 +129,9 @@ pub(super) fn decide(policies: &[Value], need: &Need) -> Result<(), Denied> {
 
 /// Condition keys that statements about it ask for and it does not have.
 pub(super) fn missing(policies: &[Value], need: &Need) -> Vec<String> {
-    let statements = policies.iter().flat_map(|policy| match &policy["Statement"] {
-        Value::Array(list) => list.iter().collect(),
-        one => vec![one],
+    let statements = policies.iter().flat_map(|policy| {
+        let statements = &policy["Statement"];
+        statements.as_array().map_or_else(|| vec![statements], |list| list.iter().collect())
     });
     let mut keys: Vec<String> = Vec::new();
     for statement in statements {
