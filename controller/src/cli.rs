@@ -41,13 +41,16 @@ mod man;
 mod plan;
 mod progress;
 mod proof;
+pub mod provider;
 mod pull;
 pub mod screen;
 mod shell;
 mod status;
 mod stop;
 mod submit;
+mod sweep;
 mod table;
+mod terraform;
 pub mod ui;
 pub mod value;
 mod words;
@@ -98,6 +101,7 @@ enum Command {
     Task(TaskCommand),
     Completions(completions::Args),
     Man(man::Args),
+    Terraform(terraform::Args),
     #[cfg(feature = "aws")]
     Aws(aws::Args),
     #[cfg(feature = "local")]
@@ -116,6 +120,7 @@ enum TaskCommand {
     Stop(stop::Args),
     Pull(pull::Args),
     Destroy(destroy::Args),
+    Sweep(sweep::Args),
     Shell(shell::Args),
     Forward(forward::Args),
 }
@@ -312,6 +317,7 @@ async fn dispatch(global: Global, command: Command, ui: &Ui) -> Result<Exit, Cli
     match command {
         Command::Completions(args) => completions::run(ui, &args),
         Command::Man(args) => man::run(ui, &args),
+        Command::Terraform(args) => terraform::run(ui, args, global.agent),
         #[cfg(feature = "aws")]
         Command::Aws(args) => aws::run(ui, &args),
         #[cfg(feature = "local")]
@@ -339,6 +345,7 @@ async fn on_task(global: Global, command: TaskCommand, ui: &Ui) -> Result<Exit, 
         TaskCommand::Stop(args) => stop::run(&context, args).await,
         TaskCommand::Pull(args) => pull::run(&context, args).await,
         TaskCommand::Destroy(args) => destroy::run(&context, args).await,
+        TaskCommand::Sweep(args) => sweep::run(&context, args).await,
         TaskCommand::Shell(args) => shell::run(&context, args).await,
         TaskCommand::Forward(args) => forward::run(&context, args).await,
     };

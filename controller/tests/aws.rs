@@ -37,10 +37,24 @@ use self::api::{Api, text, texts};
 
 #[path = "aws/api.rs"]
 mod api;
+#[path = "aws/bucket.rs"]
+mod bucket;
 #[path = "aws/front.rs"]
 mod front;
+#[path = "aws/gate.rs"]
+mod gate;
+#[path = "aws/lifecycle.rs"]
+mod lifecycle;
 #[path = "aws/plan.rs"]
 mod plan;
+#[path = "aws/program.rs"]
+mod program;
+#[path = "aws/proof.rs"]
+mod proof;
+#[path = "aws/rounds.rs"]
+mod rounds;
+#[path = "aws/sweep.rs"]
+mod sweep;
 
 /// Generous: other tests may keep the computer busy, and the emulator answers one request after the other.
 const PATIENCE: Duration = Duration::from_secs(180);

@@ -368,6 +368,13 @@ async fn signatures_and_times_are_checked() -> Result<()> {
     let place = "<CreateBucketConfiguration><LocationConstraint>us-west-2</LocationConstraint></CreateBucketConfiguration>";
     let told = client.send("s3", Method::PUT, "/tpi-bucket", "", &[], place.as_bytes()).await?;
     assert_eq!(told.status, 200, "{told:?}");
+    front.squat("tpi-taken");
+    let taken = async |method: Method| -> Result<(u16, String)> {
+        let told = client.send("s3", method, "/tpi-taken", "", &[], place.as_bytes()).await?;
+        Ok((told.status, told.text("Code")))
+    };
+    assert_eq!(taken(Method::PUT).await?, refused(409, "BucketAlreadyExists"));
+    assert_eq!(taken(Method::GET).await?, refused(403, "AccessDenied"));
     let mut elsewhere = client.clone();
     elsewhere.region = "eu-west-1".to_owned();
     let told = elsewhere.send("s3", Method::GET, "/tpi-bucket/x", "", &[], b"").await?;

@@ -22,7 +22,7 @@ use crate::{
 
 /// Show what is known of a task, and what the cloud has of it
 ///
-/// Ends with code 6 when machines may be left that nobody wants any more.
+/// Ends with code 6 when machines may be left that nobody wants any more, and when the cloud cannot be asked.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Name or identifier [default: the tasks of this folder's main.tf]
@@ -54,6 +54,15 @@ async fn status(context: &Context, name: &str) -> Result<Exit, CliError> {
     }
     for warning in &report.warnings {
         ui.warning(&context.as_called(warning));
+    }
+    if report.proof.unproved.is_some() {
+        let id = &report.id;
+        return Err(CliError::text(
+            Exit::Leftovers,
+            format!("the cloud of task {id} could not be asked: what runs there is not known"),
+        )
+        .hint(format!("to look again: `{PROGRAM} status {id}`"))
+        .hint(format!("this removes what there is: `{PROGRAM} destroy {id}`")));
     }
     if unwanted(&report) {
         return Err(CliError::text(Exit::Leftovers, format!("machines of task {} may be left", report.id))

@@ -12,7 +12,10 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tpi_proto::id::{MachineId, TaskId};
 
-use super::{Cloud, CloudError, CloudErrorKind, GroupSpec, GroupState, MachineEnd, Observed, plan::Resource};
+use super::{
+    Cloud, CloudError, CloudErrorKind, GroupSpec, GroupState, Leftover, MachineEnd, Observed, Regions,
+    ResourceKind, plan::Resource,
+};
 
 /// What the suite needs to know of a cloud.
 #[async_trait]
@@ -103,6 +106,7 @@ pub async fn run(rig: &dyn Rig) -> Result<(), Violation> {
     suite.a_lost_machine_is_replaced().await?;
     suite.a_broken_group_is_made_whole().await?;
     suite.what_is_half_gone_goes_altogether().await?;
+    suite.what_is_left_is_found_and_removed().await?;
     suite.nothing_begins_after_the_deadline().await?;
     suite.nothing_outlives_the_deadline().await
 }
@@ -276,6 +280,37 @@ impl Suite<'_> {
         let case = "a destroy that was cut off is finished by another one";
         let (want, _first) = self.make(case, 2).await?;
         self.rig.half_destroy(&want.task).await;
+        self.remove(case, &want.task).await
+    }
+
+    async fn what_is_left_is_found_and_removed(&self) -> Result<(), Violation> {
+        let case = "what is there of a task is told, each thing alone, and removing it leaves nothing";
+        let (want, seen) = self.make(case, 2).await?;
+        let things = async || -> Result<Vec<Leftover>, Violation> {
+            let all = self.cloud.survey(&Regions::Usual).await.map_err(failed(case))?;
+            Ok(all.into_iter().filter(|thing| thing.task == want.task).collect())
+        };
+        let found = things().await?;
+        let machines: Vec<&str> =
+            found.iter().filter(|t| t.kind == ResourceKind::Machine).map(|t| t.id.as_str()).collect();
+        let told = alive(&seen).iter().all(|id| machines.contains(&id.0.as_str()));
+        let group = found.iter().find(|t| t.kind == ResourceKind::ScalingGroup);
+        // The deadline may be told in whole seconds.
+        let late =
+            |at: Timestamp| at.duration_since(want.deadline).abs() <= jiff::SignedDuration::from_secs(1);
+        let dated =
+            group.is_some_and(|g| g.deadline.is_some_and(late) && g.store.as_ref() == Some(&want.store));
+        if !told || machines.len() != 2 || !dated {
+            return Err(Violation::Other { case, cause: format!("found {found:?}") });
+        }
+        self.rig.half_destroy(&want.task).await;
+        let left = things().await?;
+        self.cloud.remove(&left).await.map_err(failed(case))?;
+        self.cloud.remove(&left).await.map_err(failed(case))?;
+        let left = things().await?;
+        if !left.is_empty() {
+            return Err(Violation::Other { case, cause: format!("left are {left:?}") });
+        }
         self.remove(case, &want.task).await
     }
 

@@ -6,6 +6,7 @@
 //! from the user: scripts run as the user does.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -20,13 +21,16 @@ use tpi_proto::{
     id::TaskId,
     spec::{CloudName, Ingress},
 };
+use tpi_store::{Store, StoreError};
+use url::Url;
 
 use self::{
     files::{Files, GroupConfig, LOCAL_VERSION, Ledger},
     process::ProcessId,
 };
 use super::{
-    Cloud, CloudError, CloudErrorKind, GroupSpec, GroupState, Leftovers, Machine, MachineEnd, Observed,
+    Cloud, CloudError, CloudErrorKind, GroupSpec, GroupState, Leftover, Leftovers, Machine, MachineEnd,
+    Observed, Regions,
     plan::{Ceiling, CloudPlan, Offer, PriceBasis, Resource},
 };
 use crate::home::Home;
@@ -36,6 +40,7 @@ pub mod group;
 mod machine;
 mod process;
 mod release;
+mod survey;
 
 /// Longest time for a group to begin.
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -51,6 +56,7 @@ const LEDGER_LIFE: SignedDuration = SignedDuration::from_hours(7 * 24);
 #[derive(Debug, Clone)]
 pub struct Local {
     root: PathBuf,
+    home: Home,
     program: Option<PathBuf>,
 }
 
@@ -58,7 +64,7 @@ impl Local {
     /// Keeps groups below the state directory; each is a process of this same program.
     #[must_use]
     pub fn new(home: &Home) -> Self {
-        Self { root: home.local_dir(), program: None }
+        Self { root: home.local_dir(), home: home.clone(), program: None }
     }
 
     /// Runs groups with another program that has the `local-group` command: for programs that only link
@@ -412,6 +418,53 @@ impl Cloud for Local {
         tasks.sort();
         forget_old(&self.root.join(".ended"));
         Ok(tasks)
+    }
+
+    /// There is one region, whatever it is called.
+    async fn survey(&self, _regions: &Regions) -> Result<Vec<Leftover>, CloudError> {
+        let mut found = Vec::new();
+        for task in self.list().await? {
+            let seen = self.look(&task)?;
+            let of_group = survey::of_group(&self.root, &task, &seen)
+                .map_err(|e| failed(format!("reading the group of {task}"), Leftovers::Unknown, e))?;
+            found.extend(of_group);
+        }
+        let root = self.root.clone();
+        let homeless = tokio::task::spawn_blocking(move || survey::homeless(&root)).await;
+        found.extend(
+            homeless.map_err(|e| failed("looking through processes".to_owned(), Leftovers::Unknown, e))?,
+        );
+        Ok(found)
+    }
+
+    async fn remove(&self, things: &[Leftover]) -> Result<(), CloudError> {
+        let tasks: BTreeSet<&TaskId> = things.iter().map(|thing| &thing.task).collect();
+        for task in tasks {
+            let _gone = self.destroy(task).await?;
+        }
+        Ok(())
+    }
+
+    async fn stores(&self, _regions: &Regions) -> Result<Vec<Url>, CloudError> {
+        Ok(vec![self.store_url("").await?])
+    }
+
+    async fn make_store(&self, region: &str) -> Result<Url, CloudError> {
+        // A folder is made by who opens it.
+        self.store_url(region).await
+    }
+
+    async fn store_url(&self, _region: &str) -> Result<Url, CloudError> {
+        self.home
+            .store_url()
+            .map_err(|e| failed("naming the store of this computer".to_owned(), Leftovers::None, e))
+    }
+
+    async fn open_store(&self, url: &Url) -> Result<Option<Store>, StoreError> {
+        match url.scheme() {
+            "file" => Store::open(url).map(Some),
+            _ => Ok(None),
+        }
     }
 }
 

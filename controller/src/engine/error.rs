@@ -108,6 +108,37 @@ impl EngineError {
             .hint("choose another directory with `--state-dir DIR`")
     }
 
+    /// For `map_err` where a cloud that does not answer leaves open whether machines of a task are left.
+    pub(super) fn unproved(task: &TaskId) -> impl FnOnce(CloudError) -> Self {
+        move |error| {
+            let retry = error.kind.is_retryable();
+            let new = Self::new(
+                ErrorKind::LeftBehind,
+                format!("it cannot be proved that nothing of {task} is left"),
+            )
+            .of(task)
+            .because(error);
+            let new = if retry {
+                new.hint("the machines end by the deadline, whether the cloud answers or not")
+            } else {
+                new
+            };
+            new.hint(format!("to try again: `tpi-controller destroy {task}`"))
+        }
+    }
+
+    /// For `map_err` on errors of a cloud that are about no task.
+    pub(super) fn of_cloud(doing: impl Into<String>) -> impl FnOnce(CloudError) -> Self {
+        move |error| {
+            let (refused, hint) = of_cloud(error.kind);
+            let new = Self::new(refused, doing).because(error);
+            match hint {
+                Some(hint) => new.hint(hint),
+                None => new,
+            }
+        }
+    }
+
     /// For `map_err` on what a cloud refuses before anything was made.
     pub(super) fn planning(task: &TaskId) -> impl FnOnce(CloudError) -> Self {
         move |error| {
@@ -125,7 +156,8 @@ impl EngineError {
         move |error| {
             let (refused, hint) = of_cloud(error.kind);
             let kind = match error.leftovers {
-                Leftovers::None => refused,
+                // What is left is named, and costs nothing: the cause is the news.
+                Leftovers::None | Leftovers::Free => refused,
                 Leftovers::Remaining | Leftovers::Unknown => ErrorKind::LeftBehind,
             };
             let new = Self::new(kind, format!("machines of {task}")).of(task).because(error);

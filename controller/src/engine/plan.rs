@@ -9,16 +9,24 @@ use super::{
 };
 use crate::spec::Checked;
 
-/// Writes nothing, to the store or anywhere else.
+/// Writes nothing but the hashes of files, on this computer, so that they need not be read again.
 pub(super) async fn plan(
     engine: &Engine,
     checked: &Checked,
     observer: &dyn Observer,
 ) -> Result<PlanReport, EngineError> {
     let task = &checked.id;
-    let place = submit::place(engine, checked)?;
-    let work = Submission::new(engine, &place, checked, observer);
-    let found = facts::read_record(&place.store, task).await?.map(|(record, _)| record.intent);
+    let place = submit::place(engine, checked).await?;
+    let mut work = Submission::new(engine, &place, checked, observer);
+    let found = match facts::read_record(&place.store, task).await {
+        Ok(found) => found.map(|(record, _)| record.intent),
+        // The cloud's own store is made by the first submit; until then there is nothing in it.
+        Err(error) if facts::is_no_bucket(&error) => {
+            work.without_store();
+            None
+        }
+        Err(error) => return Err(error),
+    };
     let (agent_sha256, agent_bytes) = work.read_agent().await?;
     let want = work.group(Timestamp::now(), agent_sha256)?;
     let (planned, scanned) = futures::future::join(place.cloud.plan(&want), work.scan()).await;

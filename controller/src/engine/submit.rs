@@ -1,7 +1,9 @@
-//! Submit: record, environment, workspace, agent, certificate, clock, machines.
+//! Submit: record, then environment, workspace, agent, certificate and the store's clock at once, then the deadline,
+//! then machines.
 //!
-//! What is done next is decided anew after each step from what is in the store, so a second controller that
-//! does the same, or this one run again, finishes what is missing and repeats nothing that matters.
+//! What is done next is decided anew after each step from the record, so a second controller that does the same, or
+//! this one run again, finishes what is missing and repeats nothing that matters. The record is read when somebody
+//! else may have written it: as long as it is ours alone, each step swaps it for the next version.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,12 +12,13 @@ use std::{
     sync::Arc,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::{Mutex, OnceCell};
 use tpi_proto::spec::{StorageSpec, TaskSpec};
 use tpi_store::{
-    Store, StoreErrorKind,
+    Store, StoreErrorKind, Version,
     layout::TaskKeys,
     record::{Environment, Intent, RECORD_VERSION, TaskRecord},
     rules::Rules,
@@ -43,7 +46,12 @@ use crate::{
 
 pub(super) struct Submission<'a> {
     home: &'a Home,
+    url: Url,
     store: Store,
+    /// The record as it was read or written last.
+    known: Mutex<Option<(TaskRecord, Version)>>,
+    /// The store's clock against this computer's, where it was compared.
+    offset: OnceCell<SignedDuration>,
     checked: &'a Checked,
     agent: Option<&'a Path>,
     observer: &'a dyn Observer,
@@ -59,17 +67,11 @@ pub(super) struct Place {
 }
 
 /// Opens the store, and refuses one that machines cannot reach.
-pub(super) fn place(engine: &Engine, checked: &Checked) -> Result<Place, EngineError> {
+pub(super) async fn place(engine: &Engine, checked: &Checked) -> Result<Place, EngineError> {
     let cloud = engine.cloud(checked.spec.cloud)?;
-    let url = engine.store_url_of(&checked.spec)?;
-    if !Engine::may_keep(checked.spec.cloud, &url) {
-        return Err(EngineError::new(
-            ErrorKind::User,
-            format!("machines in {} cannot reach the store {url}", checked.spec.cloud),
-        )
-        .hint("name a bucket with `--store s3://BUCKET/PATH` or `--storage BUCKET/PATH`"));
-    }
-    let store = Store::open(&url).map_err(EngineError::store(format!("opening the store {url}")))?;
+    let url = engine.store_of(cloud.as_ref(), &checked.spec).await?;
+    Engine::check_place(checked.spec.cloud, &url)?;
+    let store = engine.open(&url).await?;
     Ok(Place { cloud, url, store })
 }
 
@@ -118,7 +120,7 @@ pub(super) async fn submit(
     observer: &dyn Observer,
 ) -> Result<Submitted, EngineError> {
     let task = &checked.id;
-    let place = place(engine, checked)?;
+    let place = place(engine, checked).await?;
     let mut work = Submission::new(engine, &place, checked, observer);
     let Place { cloud, url, .. } = place;
     work.preflight(cloud.as_ref()).await?;
@@ -132,11 +134,22 @@ pub(super) async fn submit(
     })
     .map_err(EngineError::home)?;
 
+    engine.make_store(cloud.as_ref(), &checked.spec).await?;
     let found = work.record().await?;
     let mut done = Done::default();
     let mut ordered = false;
+    // Set once the clock has been started here: then no machine can have been ordered by anybody else.
+    let mut started = false;
+    let mut seen: Option<Facts> = None;
     let (record, ended) = loop {
-        let facts = Facts::read_to_submit(&work.store, cloud.as_ref(), task).await?;
+        let known = work.known.lock().await.clone().map(|(record, _)| record);
+        let facts = match (seen.take(), known) {
+            (Some(facts), _) => facts,
+            (None, Some(record)) if record.intent == Intent::Submit || (started && !ordered) => {
+                Facts::before_machines(record)
+            }
+            (None, _) => Facts::read(&work.store, cloud.as_ref(), task).await?,
+        };
         let Some(record) = facts.record.clone() else {
             return Err(being_destroyed(checked));
         };
@@ -150,17 +163,13 @@ pub(super) async fn submit(
             continue;
         }
         match facts.next(done) {
-            Action::StoreEnvironment => {
-                work.environment().await?;
-                done.environment = true;
+            Action::StoreEnvironment
+            | Action::StoreWorkspace
+            | Action::StoreAgent
+            | Action::PublishClient => work.prepare(&mut done, &record).await?,
+            Action::StartClock => {
+                started = work.clock().await?;
             }
-            Action::StoreWorkspace => work.workspace().await?,
-            Action::StoreAgent => work.agent().await?,
-            Action::PublishClient => {
-                work.client().await?;
-                done.client = true;
-            }
-            Action::StartClock => work.clock().await?,
             // The group ended by itself although slots have not: starting it again would not help them.
             Action::EnsureMachines if ordered => {
                 return Err(EngineError::new(
@@ -171,11 +180,12 @@ pub(super) async fn submit(
                 .hint(format!("`tpi-controller destroy {task}`, then submit again")));
             }
             Action::EnsureMachines => {
-                work.machines(cloud.as_ref(), &record).await?;
+                seen = Some(work.machines(cloud.as_ref(), &record).await?);
                 ordered = true;
             }
             Action::RemoveMachines => {
                 let _gone = cloud.destroy(task).await.map_err(EngineError::cloud(task))?;
+                ordered = true;
             }
             Action::Wait | Action::Rest => break (record, ended),
             // Whoever looks at the task next decides: machines may have been ordered a moment ago.
@@ -257,25 +267,46 @@ impl<'a> Submission<'a> {
         let settings = engine.settings();
         let agent = settings.agent.as_deref();
         let store = place.store.clone();
-        Self { home: &settings.home, store, checked, agent, observer, planned: None }
+        Self {
+            home: &settings.home,
+            url: place.url.clone(),
+            store,
+            known: Mutex::default(),
+            offset: OnceCell::new(),
+            checked,
+            agent,
+            observer,
+            planned: None,
+        }
     }
 
     /// Asks the cloud, before anything is written or sent, whether it can be what is asked for. A task that has its
     /// machines already is not asked about: they count against the account's limits.
     async fn preflight(&mut self, cloud: &dyn Cloud) -> Result<(), EngineError> {
         let task = &self.checked.id;
-        let found = facts::read_record(&self.store, task).await?;
+        // The agent is not read yet; any other fingerprint is as long.
+        let want = self.group(Timestamp::now(), "0".repeat(64))?;
+        let (found, planned) =
+            futures::future::join(facts::read_record(&self.store, task), cloud.plan(&want)).await;
+        let found = match found {
+            // It is about to be made.
+            Err(error) if facts::is_no_bucket(&error) => None,
+            found => found?,
+        };
         if found.is_some_and(|(record, _)| record.intent != Intent::Submit) {
             return Ok(());
         }
-        // The agent is not read yet; any other fingerprint is as long.
-        let want = self.group(Timestamp::now(), "0".repeat(64))?;
-        let planned = cloud.plan(&want).await.map_err(EngineError::planning(task))?;
+        let planned = planned.map_err(EngineError::planning(task))?;
         for message in &planned.warnings {
             self.observer.progress(Progress::Warning { message: message.clone() });
         }
         self.planned = Some(planned);
         Ok(())
+    }
+
+    /// Plans as if nothing were stored, where the store is not made yet.
+    pub(super) fn without_store(&mut self) {
+        self.store = Store::memory();
     }
 
     /// What the cloud would be asked for, were the clock started now.
@@ -287,7 +318,7 @@ impl<'a> Submission<'a> {
         Ok(GroupSpec {
             task: self.checked.id.clone(),
             spec: self.checked.spec.clone(),
-            store: self.store.url().clone(),
+            store: self.url.clone(),
             deadline,
             agent_sha256,
         })
@@ -319,7 +350,8 @@ impl<'a> Submission<'a> {
             gave_up: None,
         };
         match self.store.create_json(&self.keys().record(), &record).await {
-            Ok(_version) => {
+            Ok(version) => {
+                *self.known.lock().await = Some((record, version));
                 self.observer.progress(Progress::Step { step: Step::Record });
                 reached(Moment::After, Step::Record);
                 return Ok(Found::Nothing);
@@ -327,7 +359,7 @@ impl<'a> Submission<'a> {
             Err(error) if error.kind == StoreErrorKind::AlreadyExists => {}
             Err(error) => return Err(EngineError::store(format!("creating the record of {task}"))(error)),
         }
-        let found = facts::change_record(&self.store, task, |record| {
+        let found = facts::change_known(&self.store, task, None, |record| {
             if !same_name(&record.spec.name, &self.checked.spec.name) {
                 return Err(EngineError::new(
                     ErrorKind::User,
@@ -353,9 +385,53 @@ impl<'a> Submission<'a> {
         })
         .await?;
         match found {
-            Some(_) => Ok(Found::Something),
+            Some(found) => {
+                *self.known.lock().await = Some(found);
+                Ok(Found::Something)
+            }
             None => Err(being_destroyed(self.checked)),
         }
+    }
+
+    /// Everything that is missing before machines can be ordered, at once; then the record says so.
+    async fn prepare(&self, done: &mut Done, record: &TaskRecord) -> Result<(), EngineError> {
+        let environment = async { if done.environment { Ok(()) } else { self.environment().await } };
+        let workspace = async { if record.input_stored { Ok(()) } else { self.workspace().await } };
+        let agent = async {
+            match &record.agent_sha256 {
+                Some(_) => Ok(None),
+                None => self.agent().await.map(Some),
+            }
+        };
+        let client = async { if done.client { Ok(()) } else { self.client().await } };
+        let offset = self.compare_clocks();
+        let ((), (), sha256, (), _offset) =
+            futures::future::try_join5(environment, workspace, agent, client, offset).await?;
+        done.environment = true;
+        done.client = true;
+        self.advance(|record| {
+            let stored = std::mem::replace(&mut record.input_stored, true);
+            let before = record.agent_sha256.clone();
+            record.agent_sha256 = sha256.clone().or(before.clone());
+            !stored || before != record.agent_sha256
+        })
+        .await?;
+        if !record.input_stored {
+            reached(Moment::After, Step::Workspace);
+        }
+        if record.agent_sha256.is_none() {
+            reached(Moment::After, Step::Agent);
+        }
+        Ok(())
+    }
+
+    async fn compare_clocks(&self) -> Result<SignedDuration, EngineError> {
+        let keys = self.keys();
+        let compared = self.offset.get_or_try_init(|| self.store.clock_offset(keys.root()));
+        compared
+            .await
+            .copied()
+            .map_err(EngineError::store("comparing this computer's clock with the store's"))
     }
 
     async fn environment(&self) -> Result<(), EngineError> {
@@ -426,12 +502,6 @@ impl<'a> Submission<'a> {
             .map_err(EngineError::store(sending()))?;
         self.observer.progress(Progress::TransferDone { transfer: Transfer::Workspace });
         reached(Moment::During, Step::Workspace);
-        self.advance(|record| {
-            let stored = std::mem::replace(&mut record.input_stored, true);
-            !stored
-        })
-        .await?;
-        reached(Moment::After, Step::Workspace);
         Ok(())
     }
 
@@ -452,7 +522,8 @@ impl<'a> Submission<'a> {
         }
     }
 
-    async fn agent(&self) -> Result<(), EngineError> {
+    /// Its SHA-256.
+    async fn agent(&self) -> Result<String, EngineError> {
         self.begin(Step::Agent);
         let path = find_agent(self.agent)?;
         let (sha256, size) = self.read_agent().await?;
@@ -467,13 +538,7 @@ impl<'a> Submission<'a> {
             self.observer.progress(Progress::TransferDone { transfer });
         }
         reached(Moment::During, Step::Agent);
-        self.advance(|record| {
-            let before = record.agent_sha256.replace(sha256.clone());
-            before.as_ref() != Some(&sha256)
-        })
-        .await?;
-        reached(Moment::After, Step::Agent);
-        Ok(())
+        Ok(sha256)
     }
 
     async fn client(&self) -> Result<(), EngineError> {
@@ -488,15 +553,12 @@ impl<'a> Submission<'a> {
         Ok(())
     }
 
-    /// The deadline counts by the store's clock, which is also what machines correct theirs by.
-    async fn clock(&self) -> Result<(), EngineError> {
+    /// The deadline counts by the store's clock, which is also what machines correct theirs by. Whether it was
+    /// this program that set it.
+    async fn clock(&self) -> Result<bool, EngineError> {
         self.begin(Step::Clock);
-        let offset = self
-            .store
-            .clock_offset(self.keys().root())
-            .await
-            .map_err(EngineError::store("comparing this computer's clock with the store's"))?;
-        let timeout = jiff::SignedDuration::try_from(self.checked.spec.timeout()).unwrap_or_default();
+        let offset = self.compare_clocks().await?;
+        let timeout = SignedDuration::try_from(self.checked.spec.timeout()).unwrap_or_default();
         let deadline = Timestamp::now()
             .checked_add(offset)
             .and_then(|now| now.checked_add(timeout))
@@ -508,10 +570,12 @@ impl<'a> Submission<'a> {
         })
         .await?;
         reached(Moment::After, Step::Clock);
-        Ok(())
+        let known = self.known.lock().await;
+        Ok(known.as_ref().is_some_and(|(record, _)| record.deadline == Some(deadline)))
     }
 
-    async fn machines(&self, cloud: &dyn Cloud, record: &TaskRecord) -> Result<(), EngineError> {
+    /// What there is then.
+    async fn machines(&self, cloud: &dyn Cloud, record: &TaskRecord) -> Result<Facts, EngineError> {
         self.begin(Step::Machines);
         let task = &self.checked.id;
         let (Some(deadline), Some(agent_sha256)) = (record.deadline, record.agent_sha256.clone()) else {
@@ -525,31 +589,36 @@ impl<'a> Submission<'a> {
         let want = GroupSpec {
             task: task.clone(),
             spec: record.spec.clone(),
-            store: self.store.url().clone(),
+            store: self.url.clone(),
             deadline,
             agent_sha256,
         };
-        let _observed = cloud.ensure(&want).await.map_err(EngineError::cloud(task))?;
+        let observed = cloud.ensure(&want).await.map_err(EngineError::cloud(task))?;
         // Somebody may have destroyed the task while machines were being ordered: then they are nobody's.
-        let now = facts::read_record(&self.store, task).await?;
-        if !now.is_some_and(|(r, _)| r.intent == Intent::Run && r.created == record.created) {
+        let facts = Facts::read_beside(&self.store, task, observed).await?;
+        let same = |r: &TaskRecord| r.intent == Intent::Run && r.created == record.created;
+        if !facts.record.as_ref().is_some_and(same) {
             let _gone = cloud.destroy(task).await.map_err(EngineError::cloud(task))?;
             return Err(being_destroyed(self.checked));
         }
         reached(Moment::After, Step::Machines);
-        Ok(())
+        Ok(facts)
     }
 
     /// Notes a step in the record while it is still being submitted; nothing when somebody else was faster.
     async fn advance(&self, mut note: impl FnMut(&mut TaskRecord) -> bool) -> Result<(), EngineError> {
-        let record = facts::change_record(&self.store, &self.checked.id, |record| match record.intent {
-            Intent::Submit if record.spec != self.checked.spec => Err(overtaken(self.checked)),
-            Intent::Submit => Ok(if note(record) { Change::Write } else { Change::Keep }),
-            Intent::Run => Ok(Change::Keep),
-            Intent::Destroy => Err(being_destroyed(self.checked)),
-        })
-        .await?;
-        match record {
+        let mut known = self.known.lock().await;
+        let record = known.take();
+        let record =
+            facts::change_known(&self.store, &self.checked.id, record, |record| match record.intent {
+                Intent::Submit if record.spec != self.checked.spec => Err(overtaken(self.checked)),
+                Intent::Submit => Ok(if note(record) { Change::Write } else { Change::Keep }),
+                Intent::Run => Ok(Change::Keep),
+                Intent::Destroy => Err(being_destroyed(self.checked)),
+            })
+            .await?;
+        *known = record;
+        match &*known {
             Some(_) => Ok(()),
             None => Err(being_destroyed(self.checked)),
         }

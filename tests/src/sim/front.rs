@@ -36,6 +36,7 @@
 //! - Policies: an element, operator or condition key that is not known allows nothing, and in a `Deny` denies; policy variables
 //!   are not known; one object of `DeleteObjects` that may not be deleted refuses the whole.
 //! - `iam:GetRole` and the like of what does not exist are judged without a path, as AWS judges them.
+//! - A signature is good for five minutes, not fifteen.
 //! - All headers that begin with `x-amz-` have to be signed, and bodies: none is sent with `UNSIGNED-PAYLOAD`
 //!   except through links.
 //! - A group that is being deleted refuses everything but looks.
@@ -264,6 +265,11 @@ impl Front {
         }
         drop(state);
         self.shared.wake.notify_one();
+    }
+
+    /// A bucket of that name belongs to another account, which lets nobody in.
+    pub fn squat(&self, bucket: &str) {
+        let _new = self.shared.lock().foreign.insert(bucket.to_owned());
     }
 
     /// Sets a spot price, in US dollars per hour; for all zones where none is given.

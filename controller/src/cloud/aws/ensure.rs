@@ -101,7 +101,7 @@ pub(super) fn check(settings: &AwsSettings, region: &str, want: &GroupSpec) -> R
         types,
         bucket,
         store,
-        tags: names::tags(task, &want.spec, want.deadline)?,
+        tags: names::tags(task, &want.spec, want.deadline, &want.store)?,
         profile: want.spec.permission_set.as_deref().map(Profile::parse).transpose()?,
         max_price: match want.spec.spot {
             Spot::OnDemand | Spot::MarketPrice => None,
@@ -152,11 +152,14 @@ async fn make(
     let role = async {
         match &checked.profile {
             Some(_) => Ok(()),
-            None => clients.make_role_and_profile(task).await,
+            None => clients.make_role_and_profile(want).await,
         }
     };
     let security_group = clients.make_security_group(task, &found.network.vpc, &checked.tags);
-    let (security_group, ()) = futures::future::try_join(security_group, role).await?;
+    // None is dropped while it is under way, or what it makes could not be told when another one fails.
+    let (security_group, role) = futures::future::join(security_group, role).await;
+    role?;
+    let security_group = security_group?;
 
     let own = Profile::Name(task.to_string());
     let template = Template {
@@ -177,12 +180,15 @@ async fn make(
             None => clients.fill_role_and_profile(task, &found.caller, &checked.bucket).await,
         }
     };
-    let (made, (), ()) = futures::future::try_join3(
+    let (made, opened, filled) = futures::future::join3(
         clients.make_template(task, &template),
         clients.open_port(task, &security_group, &found.from),
         fill,
     )
-    .await?;
+    .await;
+    let made = made?;
+    opened?;
+    filled?;
     // Who finds the template made already is not alone, or was cut off: the group may be there by now.
     let group = if made == Made::New { None } else { clients.group(task).await? };
     match group {

@@ -96,6 +96,10 @@ const KINDS: &[(&str, CloudErrorKind)] = {
         ("MalformedPolicyDocument", K::InvalidSpec),
         ("MissingParameter", K::InvalidSpec),
         ("NoSuchEntity", K::InvalidSpec),
+        ("NoSuchBucket", K::InvalidSpec),
+        ("TooManyBuckets", K::QuotaExceeded),
+        ("OperationAborted", K::Unavailable),
+        ("IllegalLocationConstraint", K::InvalidSpec),
         ("SpotMaxPrice", K::InvalidSpec),
         ("UnknownParameter", K::InvalidSpec),
         ("VPCIdNotSpecified", K::InvalidSpec),
@@ -174,6 +178,11 @@ fn of_credentials(error: &(dyn std::error::Error + 'static)) -> bool {
 /// The code that AWS answered with; empty when it did not answer.
 pub(super) fn code<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> &str {
     error.code().unwrap_or_default()
+}
+
+/// The status that it answered with; some answers have nothing else.
+pub(super) fn status_of<E>(error: &SdkError<E>) -> Option<u16> {
+    error.raw_response().map(|answer| answer.status().as_u16())
 }
 
 /// Whether it said that something is not there. Some services say so in prose only.

@@ -130,7 +130,11 @@ impl Clients {
         Ok(Found { caller, network, types, arch, vcpus, offered, image, from })
     }
 
-    async fn caller(&self) -> Result<Caller, CloudError> {
+    pub(super) async fn caller(&self) -> Result<Caller, CloudError> {
+        self.caller.get_or_try_init(|| self.ask_caller()).await.cloned()
+    }
+
+    async fn ask_caller(&self) -> Result<Caller, CloudError> {
         let operation = "asking AWS whose credentials these are";
         let answer =
             self.sts.get_caller_identity().send().await.map_err(failed(operation, Leftovers::None))?;

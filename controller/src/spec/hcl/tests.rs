@@ -11,7 +11,7 @@ use super::{
     Inputs, VariableArgument,
     eval::{Evaluator, Source},
     fault::Failure,
-    module,
+    heredoc, module,
     source::Span,
 };
 
@@ -70,7 +70,8 @@ fn evaluated_here(folder: &Path, declarations: &str, expression: &str) -> Result
         return Err(fault.cause.clone());
     }
     let expression = expression.trim_end();
-    let parsed = hcl_edit::parser::parse_expr(expression).map_err(|error| error.message().to_owned())?;
+    let parsed = heredoc::parsed(expression, hcl_edit::parser::parse_expr)
+        .map_err(|error| error.message().to_owned())?;
     let text = of.texts.add(PathBuf::from("expression"), expression.to_owned());
     let source = Source { text, expr: &parsed, span: Span { text, start: 0, end: expression.len() } };
     match of.source(source) {

@@ -365,6 +365,15 @@ impl Shared {
         if owner.is_some_and(|owner| owner != ACCOUNT) {
             return Ok(Err(Refusal::new(403, "AccessDenied", "Access Denied")));
         }
+        if self.lock().foreign.contains(&asked.bucket) {
+            return Ok(Err(if asked.action == "CreateBucket" {
+                let words = "The requested bucket name is not available. The bucket namespace is shared by all users of \
+                             the system. Please select a different name and try again.";
+                Refusal::new(409, "BucketAlreadyExists", words)
+            } else {
+                Refusal::new(403, "AccessDenied", "Access Denied")
+            }));
+        }
         let region = self.lock().buckets.get(&asked.bucket).cloned();
         if let Some(region) = region
             && region != asked.region
