@@ -91,7 +91,7 @@ impl Shared {
     /// Until the client is gone, which drops this.
     async fn hold(&self) {
         self.lock().held += 1;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn admit(
