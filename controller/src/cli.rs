@@ -41,6 +41,7 @@ mod man;
 mod plan;
 mod progress;
 mod proof;
+pub mod provider;
 mod pull;
 pub mod screen;
 mod shell;
@@ -49,6 +50,7 @@ mod stop;
 mod submit;
 mod sweep;
 mod table;
+mod terraform;
 pub mod ui;
 pub mod value;
 mod words;
@@ -99,6 +101,7 @@ enum Command {
     Task(TaskCommand),
     Completions(completions::Args),
     Man(man::Args),
+    Terraform(terraform::Args),
     #[cfg(feature = "aws")]
     Aws(aws::Args),
     #[cfg(feature = "local")]
@@ -314,6 +317,7 @@ async fn dispatch(global: Global, command: Command, ui: &Ui) -> Result<Exit, Cli
     match command {
         Command::Completions(args) => completions::run(ui, &args),
         Command::Man(args) => man::run(ui, &args),
+        Command::Terraform(args) => terraform::run(ui, args, global.agent),
         #[cfg(feature = "aws")]
         Command::Aws(args) => aws::run(ui, &args),
         #[cfg(feature = "local")]

@@ -402,6 +402,18 @@ pub struct CloudError {
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
+/// Names of the clouds that this build carries; nothing of them is loaded.
+#[must_use]
+pub fn carried() -> Vec<CloudName> {
+    let mut names = CloudName::ALL.to_vec();
+    names.retain(|name| match name {
+        CloudName::Local => cfg!(feature = "local"),
+        CloudName::Aws => cfg!(feature = "aws"),
+        CloudName::Gcp | CloudName::Az | CloudName::K8s => false,
+    });
+    names
+}
+
 /// Clouds that can be used.
 #[derive(Debug, Clone, Default)]
 pub struct Registry {

@@ -19,6 +19,7 @@ use crate::{
     spec::Checked,
 };
 
+mod amend;
 mod destroy;
 mod error;
 mod facts;
@@ -177,6 +178,26 @@ impl Engine {
         }
     }
 
+    /// Whether a new task would have a place for its record, as far as that can be told without asking anybody.
+    ///
+    /// # Errors
+    /// [`ErrorKind::User`].
+    pub fn check_store(&self, spec: &TaskSpec) -> Result<(), EngineError> {
+        match (&spec.storage.container, &self.settings.store) {
+            // A bucket of the user's own, or the account's.
+            (Some(_), _) | (None, None) => Ok(()),
+            (None, Some(url)) => Self::check_place(spec.cloud, url),
+        }
+    }
+
+    fn check_place(cloud: CloudName, store: &Url) -> Result<(), EngineError> {
+        if Self::may_keep(cloud, store) {
+            return Ok(());
+        }
+        Err(EngineError::new(ErrorKind::User, format!("machines in {cloud} cannot reach the store {store}"))
+            .hint("name a bucket with `--store s3://BUCKET/PATH` or `--storage BUCKET/PATH`"))
+    }
+
     /// Whether tasks of a cloud may have their records in a store; machines elsewhere reach no folder of this
     /// computer.
     fn may_keep(cloud: CloudName, store: &Url) -> bool {
@@ -201,6 +222,19 @@ impl Engine {
     /// See [`ErrorKind`].
     pub async fn submit(&self, checked: &Checked, observer: &dyn Observer) -> Result<Submitted, EngineError> {
         submit::submit(self, checked, observer).await
+    }
+
+    /// Changes what is brought home of a task that is there. The script and its machines are not concerned.
+    ///
+    /// # Errors
+    /// See [`ErrorKind`].
+    pub async fn amend(
+        &self,
+        task: &Located,
+        output: Option<&str>,
+        exclude: &[String],
+    ) -> Result<(), EngineError> {
+        amend::amend(task, output, exclude).await
     }
 
     /// Finds a task by identifier or by name: among those known here first, then in the stores and the

@@ -7,6 +7,7 @@
 //! * [`cloud`]: places that have machines, behind one trait.
 //! * [`link`]: reaching agents, and following a task over whatever way there is.
 //! * [`price`]: list prices, dated.
+//! * [`terraform`]: the same engine as a provider of Terraform, and where it is installed.
 //! * [`home`]: what is kept on this computer.
 
 pub mod cli;
@@ -17,3 +18,4 @@ pub mod link;
 pub mod price;
 pub mod spec;
 pub mod task;
+pub mod terraform;

@@ -20,7 +20,7 @@ use tpi_store::record::{Environment, RECORD_VERSION};
 pub(crate) mod duration;
 mod files;
 pub mod hcl;
-mod identity;
+pub(crate) mod identity;
 mod numbers;
 pub mod place;
 mod variables;

@@ -116,7 +116,12 @@ impl Rig {
 
     /// A command in this world, with nothing of the caller's environment but what it needs.
     pub fn command(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
-        let mut command = Command::new(&self.controller);
+        self.other(&self.controller, arguments)
+    }
+
+    /// Another program in this world, as [`Rig::command`].
+    pub fn other(&self, program: &Path, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+        let mut command = Command::new(program);
         command
             .args(arguments)
             .current_dir(self.work())

@@ -431,6 +431,7 @@ fn nothing_is_lost_while_the_store_is_away_for_a_minute() -> Result<()> {
     ensure!(aws.alive().len() == 1, "the machine waits for the store\n{}", aws.diagnosis());
     aws.front.lift(away);
     let done = attached.wait()?.success().with_context(|| aws.diagnosis())?;
+    let _pulled = aws.rig.run(["pull", "away"])?.success()?;
     let last = std::fs::read_to_string(aws.rig.work().join("results/last"))?;
     let last: u32 = last.trim().parse()?;
     let lines: String = (1..=last).map(|line| format!("line {line}\n")).collect();

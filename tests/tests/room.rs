@@ -116,7 +116,7 @@ fn machines_boot_and_every_way_to_end_is_told() -> Result<()> {
     let entered = runtime.enter();
     let account = Arc::new(Paper::default());
     let network = runtime.block_on(Network::make(engine))?;
-    let room = Room::open(network, Arc::<Paper>::clone(&account));
+    let mut room = Room::open(network, Arc::<Paper>::clone(&account));
     let exec = |id: &str, argv: &[&str]| runtime.block_on(room.exec(id, argv));
     let ids = ["i-0aaaaaaaaaaaaaaa1", "i-0aaaaaaaaaaaaaaa2", "i-0aaaaaaaaaaaaaaa3"];
     for id in ids {

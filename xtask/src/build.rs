@@ -1,4 +1,4 @@
-//! The two binaries, both static, from one cargo invocation that shares their dependencies.
+//! The binaries, all static, from one cargo invocation that shares their dependencies.
 //!
 //! They have a target folder of their own: the static flag is in `RUSTFLAGS`, and a target folder whose
 //! `RUSTFLAGS` change is built anew each time. Only the features named here are built, so no cloud's SDK is.
@@ -30,10 +30,12 @@ impl Profile {
 pub(crate) struct Binaries {
     pub(crate) agent: PathBuf,
     pub(crate) controller: PathBuf,
+    /// What Terraform starts.
+    pub(crate) provider: PathBuf,
     pub(crate) took: Duration,
 }
 
-/// Builds both. `--target` is named, though it is the host's own, so that build scripts and procedural
+/// Builds them. `--target` is named, though it is the host's own, so that build scripts and procedural
 /// macros are not linked statically (they could not be loaded).
 pub(crate) fn binaries(root: &Path, profile: Profile) -> Result<Binaries> {
     let target = host_target(root)?;
@@ -47,7 +49,7 @@ pub(crate) fn binaries(root: &Path, profile: Profile) -> Result<Binaries> {
         .arg(&folder)
         .args(["--package", "tpi-agent", "--package", "tpi-controller"])
         .args(["--no-default-features", "--features", "tpi-controller/local"])
-        .args(["--bin", "tpi-agent", "--bin", "tpi-controller"])
+        .args(["--bin", "tpi-agent", "--bin", "tpi-controller", "--bin", "terraform-provider-iterative"])
         .status()
         .context("starting cargo")?;
     if !status.success() {
@@ -57,6 +59,7 @@ pub(crate) fn binaries(root: &Path, profile: Profile) -> Result<Binaries> {
     Ok(Binaries {
         agent: out.join("tpi-agent"),
         controller: out.join("tpi-controller"),
+        provider: out.join("terraform-provider-iterative"),
         took: started.elapsed(),
     })
 }

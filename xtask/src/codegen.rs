@@ -1,7 +1,7 @@
 //! `cargo xtask codegen`: writes the Rust side of the `.proto` files, which is checked in, so that no build
 //! needs a protocol compiler.
 //!
-//! The file is taken into `proto/src/agent_v1.rs` by `include!`, which `cargo fmt` does not follow: its bytes
+//! The files are taken into `proto/src/*.rs` by `include!`, which `cargo fmt` does not follow: their bytes
 //! are exactly what the generator writes, and comparing bytes is a fair check.
 
 use std::path::Path;
@@ -10,6 +10,10 @@ use anyhow::{Result, bail};
 
 #[cfg(any(test, feature = "codegen"))]
 const GENERATED: &str = "proto/src/gen";
+/// Below `proto/`.
+#[cfg(any(test, feature = "codegen"))]
+const SOURCES: [&str; 3] =
+    ["tpi/agent/v1/agent.proto", "tfplugin/provider.proto", "tfplugin/controller.proto"];
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -46,8 +50,8 @@ fn generate(root: &Path, out: &Path) -> Result<()> {
     use anyhow::Context as _;
 
     let include = root.join("proto");
-    let file = include.join("tpi/agent/v1/agent.proto");
-    let descriptors = protox::compile([&file], [&include]).context("reading the .proto files")?;
+    let files = SOURCES.map(|source| include.join(source));
+    let descriptors = protox::compile(&files, [&include]).context("reading the .proto files")?;
     std::fs::create_dir_all(out)?;
     tonic_prost_build::configure()
         .bytes(".")
@@ -73,7 +77,7 @@ fn check(root: &Path) -> Result<()> {
             .into_iter()
             .collect();
         bail!(
-            "{GENERATED} is not what proto/tpi generates ({}): run `cargo xtask codegen` and commit what it writes",
+            "{GENERATED} is not what the .proto files generate ({}): run `cargo xtask codegen` and commit what it writes",
             names.join(", ")
         );
     }
@@ -106,10 +110,11 @@ mod tests {
     #[test]
     fn a_stale_file_is_found_and_the_repair_is_named() {
         let copy = tempfile::tempdir().unwrap();
-        let from = crate::root().join("proto/tpi/agent/v1/agent.proto");
-        let proto = copy.path().join("proto/tpi/agent/v1");
-        std::fs::create_dir_all(&proto).unwrap();
-        std::fs::copy(from, proto.join("agent.proto")).unwrap();
+        for source in super::SOURCES {
+            let to = copy.path().join("proto").join(source);
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            std::fs::copy(crate::root().join("proto").join(source), to).unwrap();
+        }
         let generated = copy.path().join(super::GENERATED);
         generate(copy.path(), &generated).unwrap();
         check(copy.path()).unwrap();

@@ -13,7 +13,11 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     let out = root.join("target/dist");
     std::fs::create_dir_all(&out)?;
     let mut sums = Vec::new();
-    for (name, from) in [("tpi-agent", &built.agent), ("tpi-controller", &built.controller)] {
+    for (name, from) in [
+        ("tpi-agent", &built.agent),
+        ("tpi-controller", &built.controller),
+        ("terraform-provider-iterative", &built.provider),
+    ] {
         let to = out.join(name);
         let size = std::fs::copy(from, &to).with_context(|| format!("copying {}", from.display()))?;
         let sum = sha256(&to)?;

@@ -4,7 +4,7 @@
 //!
 //! | variable | what | without it |
 //! |---|---|---|
-//! | `TPI_AGENT`, `TPI_CONTROLLER` | the static binaries | the run fails |
+//! | `TPI_AGENT`, `TPI_CONTROLLER`, `TPI_PROVIDER` | the static binaries | the run fails |
 //! | `TPI_TEST_S3_ENDPOINT` | an S3 emulator, [`crate::moto`] | tests of the S3 backend say `SKIPPED` |
 //! | `TPI_TEST_AWS_ENDPOINT` | the same emulator, which has the rest of AWS too | tests of the cloud `aws` say `SKIPPED` |
 //! | `TPI_TEST_DOCKER_HOST` | a Docker engine with the image `tpi-test:busybox`, [`crate::docker`] | tests of containers say `SKIPPED` |
@@ -91,6 +91,7 @@ fn tests(root: &Path, options: &Options, interrupt: &Interrupt, summary: &mut Su
         Ok(binaries) => {
             environment.push(("TPI_AGENT", binaries.agent.into()));
             environment.push(("TPI_CONTROLLER", binaries.controller.into()));
+            environment.push(("TPI_PROVIDER", binaries.provider.into()));
         }
         Err(error) => summary.fail("build of the static binaries", &format!("{error:#}")),
     }

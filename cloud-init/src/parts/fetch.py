@@ -1,8 +1,8 @@
 # With the credentials of the machine's role (IMDSv2, Signature Version 4): reads one object of S3 into a file or,
-# without a file, sends the release request of machine.json.
+# where none is named, sends the release request of machine.json.
 import datetime, email.utils, hashlib, hmac, json, shutil, sys, urllib.error, urllib.parse, urllib.request
 
-METADATA, REGION, URL, FILE = (sys.argv[1:] + ["", "", ""])[:4]
+METADATA, REGION, URL, FILE = sys.argv[1:]
 ROLES = "/latest/meta-data/iam/security-credentials/"
 SERVICE, TYPE, BODY = "s3", "", ""
 

@@ -38,7 +38,7 @@ key() { printf '%s' "$keys" | tr -d '\n' | sed -n "s/.*\"$1\" *: *\"\\([^\"]*\\)
 with_python() {
   for python in python3 /usr/libexec/platform-python; do
     if command -v "$python" > /dev/null; then
-      timeout 300 "$python" /usr/local/lib/tpi/fetch.py "$metadata" "$@"
+      timeout 300 "$python" /usr/local/lib/tpi/fetch.py "$metadata" "${1-}" "${2-}" "${3-}"
       return
     fi
   done

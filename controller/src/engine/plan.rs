@@ -9,7 +9,7 @@ use super::{
 };
 use crate::spec::Checked;
 
-/// Writes nothing, to the store or anywhere else.
+/// Writes nothing but the hashes of files, on this computer, so that they need not be read again.
 pub(super) async fn plan(
     engine: &Engine,
     checked: &Checked,

@@ -70,13 +70,7 @@ pub(super) struct Place {
 pub(super) async fn place(engine: &Engine, checked: &Checked) -> Result<Place, EngineError> {
     let cloud = engine.cloud(checked.spec.cloud)?;
     let url = engine.store_of(cloud.as_ref(), &checked.spec).await?;
-    if !Engine::may_keep(checked.spec.cloud, &url) {
-        return Err(EngineError::new(
-            ErrorKind::User,
-            format!("machines in {} cannot reach the store {url}", checked.spec.cloud),
-        )
-        .hint("name a bucket with `--store s3://BUCKET/PATH` or `--storage BUCKET/PATH`"));
-    }
+    Engine::check_place(checked.spec.cloud, &url)?;
     let store = engine.open(&url).await?;
     Ok(Place { cloud, url, store })
 }

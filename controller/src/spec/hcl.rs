@@ -23,6 +23,7 @@ mod eval;
 mod fault;
 mod folder;
 mod functions;
+mod heredoc;
 mod inputs;
 mod module;
 mod number;
@@ -42,6 +43,9 @@ pub use task::Declared;
 /// Stack of the thread that reads. The parser and the evaluator limit how deep they go, and this is enough for
 /// both limits in a build without optimisation.
 const STACK: usize = 64 * 1024 * 1024;
+
+/// Shortest text that is kept out of messages, in characters.
+const SECRET_MIN: usize = 3;
 
 /// What a configuration is read from.
 #[derive(Debug, Clone, Default)]
@@ -179,6 +183,8 @@ fn read_here(inputs: &Inputs) -> Result<Configuration, HclErrors> {
         }
     }
     let mut secrets: Vec<String> = of.secrets.iter().map(|text| text.to_string()).collect();
+    // What is shorter is no secret, and in many words.
+    secrets.retain(|text| text.chars().count() >= SECRET_MIN);
     secrets.sort_by_key(|text| std::cmp::Reverse(text.len()));
     secrets.dedup();
     let secrets = Secrets(secrets);

@@ -61,7 +61,7 @@ pub(super) fn identify(
         None => {}
     }
     let text = name.map_or_else(|| generated(workdir, script), str::to_owned);
-    let id = match (run(caller), name) {
+    let id = match (integration_run(caller), name) {
         (Some(run), _) => TaskId::seeded(&text, format!("{run}:{text}").as_bytes()),
         (None, Some(_)) => TaskId::deterministic(&text),
         (None, None) => TaskId::seeded(&text, &rand::random::<[u8; 16]>()),
@@ -81,7 +81,7 @@ pub(super) fn identify(
 }
 
 /// The run of a continuous-integration system that the caller is part of.
-fn run(caller: &BTreeMap<OsString, OsString>) -> Option<String> {
+pub(crate) fn integration_run(caller: &BTreeMap<OsString, OsString>) -> Option<String> {
     RUNS.iter().find_map(|(system, variable)| {
         let value = caller.get(OsStr::new(variable)).filter(|v| !v.is_empty())?;
         Some(format!("{system}:{}", value.to_string_lossy()))
@@ -90,7 +90,7 @@ fn run(caller: &BTreeMap<OsString, OsString>) -> Option<String> {
 
 /// Whether there is one.
 pub(super) fn is_run(caller: &BTreeMap<OsString, OsString>) -> bool {
-    run(caller).is_some()
+    integration_run(caller).is_some()
 }
 
 /// The identifier that a name has here.

@@ -205,10 +205,16 @@ async fn what_is_not_permitted_is_named_beforehand() {
     assert_eq!(error.kind, CloudErrorKind::PermissionDenied);
     let told = causes(&error);
     assert!(told.contains("iam:CreateRole") && told.contains("--permission-set"), "{told}");
-    want.spec.permission_set = Some("own".to_owned());
+    let own = format!("own-{:08x}", rand::random::<u32>());
+    want.spec.permission_set = Some(own.clone());
+    let error = behind(&place, &front).plan(&want).await.expect_err("there is no such profile");
+    assert!(causes(&error).contains("there is no instance profile"), "{}", causes(&error));
+    let _answer = place.api.done("iam", "CreateInstanceProfile", &[("InstanceProfileName", &own)]);
     let plan = planned(&behind(&place, &front), &want).await;
     assert!(plan.resources.iter().all(|resource| resource.kind != "role"), "{:?}", plan.resources);
-    assert_eq!(plan.identity.as_deref(), Some("own"));
+    assert_eq!(plan.identity.as_deref(), Some(own.as_str()));
+    assert!(plan.warnings.iter().any(|warning| warning.contains("has no role")), "{:?}", plan.warnings);
+    let _answer = place.api.done("iam", "DeleteInstanceProfile", &[("InstanceProfileName", &own)]);
     assert_eq!(place.left(&want.task), Vec::<String>::new());
 }
 

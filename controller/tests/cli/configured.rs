@@ -144,6 +144,52 @@ fn what_goes_together() {
 }
 
 #[test]
+fn a_plan_shows_what_would_be_asked_for() {
+    let place = Place::new();
+    let basic = r##"
+resource "iterative_task" "tpi-examples-basic" {
+    name      = "tpi-examples-basic "
+    cloud     = "local"
+    region    = "us-east"
+    directory = "."
+
+    script = <<-END
+    #!/bin/bash
+    python3 src/train.py
+    END
+}
+resource "iterative_task" "sweep" {
+  count       = 2
+  name        = "sweep-${count.index}"
+  cloud       = "local"
+  spot        = 0.5
+  disk_size   = 30
+  parallelism = 2
+  tags        = { team = "bees" }
+  environment = { LEARNING_RATE = pow(10, -(count.index + 1)), TOKEN = "" }
+  container   = "python:3.12-slim"
+  ingress     = ["none"]
+  script      = file("run.sh")
+}
+"##;
+    place.file("main.tf", basic).file("run.sh", "#!/bin/sh\nenv\n");
+    let seen = place.seen(&["plan"]);
+    for said in [
+        "iterative_task.tpi-examples-basic (main.tf:2:1) is task tpi-tpi-examples-basic-",
+        "iterative_task.sweep[0] (main.tf:13:1) is task tpi-sweep-0-",
+        "iterative_task.sweep[1] (main.tf:13:1) is task tpi-sweep-1-",
+        "nothing was made and nothing was sent",
+    ] {
+        assert!(seen.contains(said), "{said}: {seen}");
+    }
+    let output = place.run(&["plan", "--output", "json", "--task", "sweep-1"]);
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["kind"], "task_plan");
+    assert_eq!(report["plan"]["machines"], 2, "{report}");
+    assert!(!place.path().join(".local/state/tpi/store").exists());
+}
+
+#[test]
 fn a_folder_of_tasks_from_beginning_to_end() {
     let Some(agent) = agent() else { return };
     let place = Place::new();

@@ -10,7 +10,7 @@ use tpi_tests::sim::world::{Account, BUCKET, PLACE, REGION};
 fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let account = Account::open().await?;
+        let mut account = Account::open().await?;
         let (key, secret) = account.front.laptop();
         say(&format!(
             "export AWS_ENDPOINT_URL={}\nexport AWS_ACCESS_KEY_ID={key}\nexport AWS_SECRET_ACCESS_KEY={secret}\n\

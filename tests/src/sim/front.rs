@@ -36,6 +36,7 @@
 //! - Policies: an element, operator or condition key that is not known allows nothing, and in a `Deny` denies; policy variables
 //!   are not known; one object of `DeleteObjects` that may not be deleted refuses the whole.
 //! - `iam:GetRole` and the like of what does not exist are judged without a path, as AWS judges them.
+//! - A signature is good for five minutes, not fifteen.
 //! - All headers that begin with `x-amz-` have to be signed, and bodies: none is sent with `UNSIGNED-PAYLOAD`
 //!   except through links.
 //! - A group that is being deleted refuses everything but looks.

@@ -306,11 +306,13 @@ impl Room {
         text
     }
 
-    /// Closes the room: every machine is cut off, and nothing of it is left.
-    pub async fn close(mut self) {
+    /// Closes the room: no machine is started any more. What there is goes when it is dropped.
+    pub async fn close(&mut self) {
         self.watcher.abort();
-        // It was aborted, or it has ended: either is an end.
-        drop((&mut self.watcher).await);
+        if !self.watcher.is_finished() {
+            // It was aborted, or it has ended: either is an end.
+            drop((&mut self.watcher).await);
+        }
     }
 }
 

@@ -241,6 +241,12 @@ impl Aws {
     }
 }
 
+impl Drop for Aws {
+    fn drop(&mut self) {
+        self.runtime.block_on(self.room.close());
+    }
+}
+
 /// What the simulated AWS needs, or what of it is not there.
 fn parts() -> Result<(Engine, Options, PathBuf), String> {
     let engine = super::machines()?;

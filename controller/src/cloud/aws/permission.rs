@@ -16,7 +16,7 @@ use tpi_proto::id::TaskId;
 
 use super::{
     client::Clients,
-    error::{code, failed},
+    error::{code, failed, is_absent, refused},
     identity::Profile,
     lookup::{Caller, Found},
     names::{IAM_PATH, TASK_TAG},
@@ -78,14 +78,45 @@ impl Clients {
         found: &Found,
         profile: Option<&Profile>,
     ) -> Result<Vec<String>, CloudError> {
-        let (iam, (), (), ()) = futures::future::try_join4(
+        let (iam, profile, (), (), ()) = futures::future::try_join5(
             self.ask_iam(task, &found.caller, profile),
+            self.look_at_profile(task, profile),
             self.may_make_security_groups(task, found),
             self.may_make_templates(task, found),
             self.may_run(task, found),
         )
         .await?;
-        Ok(iam.into_iter().collect())
+        Ok(iam.into_iter().chain(profile).collect())
+    }
+
+    /// A profile of the user's own has to be there, and to have a role. Who may not look is not told so: it is not
+    /// among the least permissions.
+    async fn look_at_profile(
+        &self,
+        task: &TaskId,
+        profile: Option<&Profile>,
+    ) -> Result<Option<String>, CloudError> {
+        let name = match profile {
+            None => return Ok(None),
+            Some(Profile::Name(name)) => name,
+            Some(Profile::Arn(arn)) => arn.rsplit('/').next().unwrap_or_default(),
+        };
+        match self.iam.get_instance_profile().instance_profile_name(name).send().await {
+            Ok(there) => {
+                let without = there.instance_profile().is_some_and(|profile| profile.roles().is_empty());
+                Ok(without.then(|| {
+                    format!("the instance profile {name} has no role: machines with it can reach no store")
+                }))
+            }
+            Err(error) if is_absent(&error) => Err(refused(
+                format!("choosing the identity of machines of {task}"),
+                format!("there is no instance profile {name} in this account"),
+            )),
+            Err(error) => {
+                tracing::debug!(code = code(&error), "looking at a profile of the user's own");
+                Ok(None)
+            }
+        }
     }
 
     async fn may_make_security_groups(&self, task: &TaskId, found: &Found) -> Result<(), CloudError> {

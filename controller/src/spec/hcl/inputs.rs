@@ -8,7 +8,7 @@ use super::{
     Inputs, VariableArgument,
     eval::{Evaluator, Given, Scope, Source},
     fault::Fault,
-    folder,
+    folder, heredoc,
     module::{self, Parsed},
     source::Span,
     value::Value,
@@ -66,7 +66,7 @@ fn text_given(of: &mut Evaluator<'_>, name: &str, text: &str, from: &str) {
     let value = if literal {
         Some(Value::string(text))
     } else {
-        let parsed = hcl_edit::parser::parse_expr(text);
+        let parsed = heredoc::parsed(text, hcl_edit::parser::parse_expr);
         let at = of.texts.add(PathBuf::from(from), text.to_owned());
         let span = Span { text: at, start: 0, end: text.len() };
         match parsed {

@@ -13,6 +13,7 @@ use hcl_edit::{
 use super::{
     eval::{Evaluator, Local, Progress, Scope, Source, Validation, Variable},
     fault::{Failure, Fault, nearest},
+    heredoc,
     source::Span,
     types,
     value::{Type, Value},
@@ -43,7 +44,7 @@ const BLOCKS: [&str; 4] = ["resource", "variable", "locals", "module"];
 /// Parses a text; `None` once it has been told why it cannot be.
 pub(super) fn parse(of: &mut Evaluator<'_>, name: PathBuf, text: String) -> Option<Parsed> {
     let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
-    let parsed = hcl_edit::parser::parse_body(&text);
+    let parsed = heredoc::parsed(&text, hcl_edit::parser::parse_body);
     let length = text.len();
     let text = of.texts.add(name, text);
     match parsed {

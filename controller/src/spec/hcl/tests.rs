@@ -11,7 +11,7 @@ use super::{
     Inputs, VariableArgument,
     eval::{Evaluator, Source},
     fault::Failure,
-    module,
+    heredoc, module,
     source::Span,
 };
 
@@ -42,6 +42,17 @@ fn var(name: &str, value: &str) -> VariableArgument {
     VariableArgument::Value { name: name.to_owned(), value: value.to_owned() }
 }
 
+#[test]
+fn the_readme_names_every_function() {
+    let readme = include_str!("../../../../README.md");
+    let row = readme.lines().find(|line| line.starts_with("| functions |")).expect("a row");
+    let told: Vec<&str> =
+        row.trim_matches(['|', ' ', '`']).split(['`', ' ']).skip(3).filter(|w| !w.is_empty()).collect();
+    let mut known: Vec<&str> = super::functions::names().collect();
+    known.sort_unstable();
+    assert_eq!(told, known);
+}
+
 /// The JSON of an expression beside other declarations, or what is wrong with it.
 fn evaluated(folder: &Path, declarations: &str, expression: &str) -> Result<String, String> {
     super::on_large_stack(|| Ok(evaluated_here(folder, declarations, expression))).expect("a thread")
@@ -59,7 +70,8 @@ fn evaluated_here(folder: &Path, declarations: &str, expression: &str) -> Result
         return Err(fault.cause.clone());
     }
     let expression = expression.trim_end();
-    let parsed = hcl_edit::parser::parse_expr(expression).map_err(|error| error.message().to_owned())?;
+    let parsed = heredoc::parsed(expression, hcl_edit::parser::parse_expr)
+        .map_err(|error| error.message().to_owned())?;
     let text = of.texts.add(PathBuf::from("expression"), expression.to_owned());
     let source = Source { text, expr: &parsed, span: Span { text, start: 0, end: expression.len() } };
     match of.source(source) {

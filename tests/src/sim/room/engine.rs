@@ -4,6 +4,7 @@ use std::{
     net::Ipv4Addr,
     process::{Command as Blocking, Stdio},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -110,12 +111,19 @@ impl Engine {
                 .unwrap_or_default()
         };
         let filter = format!("name=^{network}-");
-        let containers = docker(&["ps", "--all", "--quiet", "--filter", &filter]);
-        let containers: Vec<&str> = containers.lines().collect();
-        if !containers.is_empty() {
-            drop(docker(&[&["rm", "--force", "--volumes"][..], &containers].concat()));
+        // A container that the engine was about to make when it was last told something appears late.
+        for _ in 0..50 {
+            let containers = docker(&["ps", "--all", "--quiet", "--filter", &filter]);
+            let containers: Vec<&str> = containers.lines().collect();
+            if !containers.is_empty() {
+                drop(docker(&[&["rm", "--force", "--volumes"][..], &containers].concat()));
+            }
+            drop(docker(&["network", "rm", network]));
+            if docker(&["network", "ls", "--quiet", "--filter", &format!("name=^{network}$")]).is_empty() {
+                return;
+            }
+            std::thread::park_timeout(Duration::from_millis(100));
         }
-        drop(docker(&["network", "rm", network]));
     }
 }
 

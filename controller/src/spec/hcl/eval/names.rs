@@ -28,7 +28,8 @@ impl Evaluator<'_> {
                 Err(fault.hint_some(near.map(|near| format!("did you mean {near}?"))).into())
             }
             Scope::Values => {
-                let fault = Fault::at(span, "cannot be used here: values of variables refer to nothing");
+                let whole = steps.last().map_or(span, |access| access.span);
+                let fault = Fault::at(whole, "cannot be used here: values of variables refer to nothing");
                 Err(fault.hint("put texts into quotes").into())
             }
         }

@@ -1,5 +1,5 @@
-//! Arbitrary input: nothing panics, overflows its stack or runs without end. A property test and no fuzzing
-//! target, because the layout has no folder outside of the workspace; `PROPTEST_CASES` makes it run longer.
+//! Arbitrary input: nothing panics, overflows its stack or runs without end. `PROPTEST_CASES` makes it run longer;
+//! `fuzz/` has a target that goes on for ever.
 
 use std::fs;
 
