@@ -57,7 +57,7 @@ fn the_program_submits_and_destroys_in_few_rounds() {
         }
         (rounds, asked.len(), told)
     };
-    for (what, limit) in [("the first submit in a region", 30), ("the next one", 26)] {
+    for (what, limit) in [("the first submit in a region", 24), ("the next one", 21)] {
         let name = fresh("rounds");
         let id: TaskId = done(&computer.submit(&name, None)).parse().unwrap();
         let (rounds, requests, told) = in_all(gate.take());
@@ -66,7 +66,7 @@ fn the_program_submits_and_destroys_in_few_rounds() {
         let _text = done(&computer.run(&["destroy", &name]));
         let (rounds, requests, told) = in_all(gate.take());
         report("destroy", rounds, requests);
-        assert!(rounds <= 26, "{rounds} rounds:{told}");
+        assert!(rounds <= 22, "{rounds} rounds:{told}");
         assert_eq!(place.left(&id), Vec::<String>::new());
     }
 }
