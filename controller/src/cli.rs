@@ -24,6 +24,7 @@ mod attach;
 #[cfg(feature = "aws")]
 mod aws;
 mod completions;
+mod configured;
 mod destroy;
 mod diagnostics;
 pub mod error;
@@ -37,6 +38,7 @@ mod list;
 mod local_group;
 mod logs;
 mod man;
+mod plan;
 mod progress;
 mod proof;
 pub mod provider;
@@ -46,6 +48,7 @@ mod shell;
 mod status;
 mod stop;
 mod submit;
+mod sweep;
 mod table;
 mod terraform;
 pub mod ui;
@@ -109,6 +112,7 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum TaskCommand {
     Submit(Box<submit::Args>),
+    Plan(Box<plan::Args>),
     Attach(attach::Args),
     Logs(logs::Args),
     Status(status::Args),
@@ -116,6 +120,7 @@ enum TaskCommand {
     Stop(stop::Args),
     Pull(pull::Args),
     Destroy(destroy::Args),
+    Sweep(sweep::Args),
     Shell(shell::Args),
     Forward(forward::Args),
 }
@@ -224,7 +229,7 @@ fn slots_of(task: &Located, wanted: &[u32]) -> Result<Vec<SlotIndex>, CliError> 
 /// Runs one command and tells how the program ends. The body of `main`; needs the TLS provider installed.
 #[must_use]
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let arguments = configured::as_terraform(arguments.into_iter().collect());
     diagnostics::explain_panics(glance(&arguments).format == Format::Json);
     let run = std::panic::AssertUnwindSafe(|| parse_and_run(&arguments));
     std::panic::catch_unwind(run).unwrap_or(Exit::Internal).into()
@@ -332,6 +337,7 @@ async fn on_task(global: Global, command: TaskCommand, ui: &Ui) -> Result<Exit, 
     let context = Context { ui: ui.clone(), home, engine, interrupt, me };
     let result = match command {
         TaskCommand::Submit(args) => submit::run(&context, *args).await,
+        TaskCommand::Plan(args) => plan::run(&context, *args).await,
         TaskCommand::Attach(args) => attach::run(&context, args).await,
         TaskCommand::Logs(args) => logs::run(&context, args).await,
         TaskCommand::Status(args) => status::run(&context, args).await,
@@ -339,6 +345,7 @@ async fn on_task(global: Global, command: TaskCommand, ui: &Ui) -> Result<Exit, 
         TaskCommand::Stop(args) => stop::run(&context, args).await,
         TaskCommand::Pull(args) => pull::run(&context, args).await,
         TaskCommand::Destroy(args) => destroy::run(&context, args).await,
+        TaskCommand::Sweep(args) => sweep::run(&context, args).await,
         TaskCommand::Shell(args) => shell::run(&context, args).await,
         TaskCommand::Forward(args) => forward::run(&context, args).await,
     };

@@ -12,13 +12,17 @@ use tpi_proto::{
     id::{MachineId, TaskId},
     spec::{CloudName, TaskSpec},
 };
+use tpi_store::{Store, StoreError};
 use url::Url;
+
+use self::plan::CloudPlan;
 
 #[cfg(feature = "aws")]
 pub mod aws;
 pub mod conformance;
 #[cfg(feature = "local")]
 pub mod local;
+pub mod plan;
 
 /// Machines and their surroundings for one task in one account and region.
 ///
@@ -28,6 +32,10 @@ pub mod local;
 pub trait Cloud: fmt::Debug + Send + Sync {
     /// Which cloud.
     fn name(&self) -> CloudName;
+
+    /// What [`ensure`](Self::ensure) would make of this, what it would cost at most, and whatever would keep it from
+    /// working: it is refused here rather than after something was made. Makes nothing.
+    async fn plan(&self, want: &GroupSpec) -> Result<CloudPlan, CloudError>;
 
     /// Makes the group exist, once. A group that exists is left as it is, also when its size has shrunk
     /// because machines were released.
@@ -42,6 +50,136 @@ pub trait Cloud: fmt::Debug + Send + Sync {
 
     /// Tasks that something exists for, found without any record of ours.
     async fn list(&self) -> Result<Vec<TaskId>, CloudError>;
+
+    /// Everything that carries the mark of a task, each thing alone, whoever made it and whatever else is left
+    /// of its task. What lacks the mark is not looked at.
+    async fn survey(&self, regions: &Regions) -> Result<Vec<Leftover>, CloudError>;
+
+    /// Removes these, and whatever hangs on them, of tasks that nobody wants any more. Absent is success.
+    async fn remove(&self, things: &[Leftover]) -> Result<(), CloudError>;
+
+    /// The cloud's own stores, of tasks that name none: those that are there. None where the cloud cannot be asked
+    /// because nothing says how, which is so for everybody who does not use it.
+    async fn stores(&self, regions: &Regions) -> Result<Vec<Url>, CloudError>;
+
+    /// The cloud's own store for a region, whether it is there or not.
+    async fn store_url(&self, region: &str) -> Result<Url, CloudError>;
+
+    /// Makes that store exist, closed to others and certainly the account's.
+    async fn make_store(&self, region: &str) -> Result<Url, CloudError>;
+
+    /// Opens a store with what this cloud is reached with; `None` when it is none of this cloud's.
+    ///
+    /// # Errors
+    /// When the URL is none.
+    async fn open_store(&self, url: &Url) -> Result<Option<Store>, StoreError>;
+}
+
+/// Where to look.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Regions {
+    /// Where tasks usually are, and where those known here are.
+    #[default]
+    Usual,
+    /// In these, as users write them.
+    Named(Vec<String>),
+    /// In all that the account has.
+    All,
+}
+
+/// What a cloud makes for a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResourceKind {
+    /// Costs money as long as it is there.
+    Machine,
+    /// A disk; costs money.
+    Volume,
+    /// Keeps machines.
+    ScalingGroup,
+    /// Ends a group at its deadline.
+    Schedule,
+    /// What machines are made from.
+    LaunchTemplate,
+    /// Who may reach machines.
+    SecurityGroup,
+    /// What machines may do.
+    Role,
+    /// How machines get their role.
+    InstanceProfile,
+    /// What a role allows.
+    Policy,
+    /// What a task has in a store; costs money.
+    Objects,
+}
+
+impl ResourceKind {
+    /// Whether the thing by itself costs money, or starts something that does.
+    #[must_use]
+    pub fn costs(self) -> bool {
+        match self {
+            Self::Machine | Self::Volume | Self::ScalingGroup | Self::Objects => true,
+            Self::Schedule
+            | Self::LaunchTemplate
+            | Self::SecurityGroup
+            | Self::Role
+            | Self::InstanceProfile
+            | Self::Policy => false,
+        }
+    }
+}
+
+impl fmt::Display for ResourceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Machine => "machine",
+            Self::Volume => "volume",
+            Self::ScalingGroup => "scaling group",
+            Self::Schedule => "schedule",
+            Self::LaunchTemplate => "launch template",
+            Self::SecurityGroup => "security group",
+            Self::Role => "role",
+            Self::InstanceProfile => "instance profile",
+            Self::Policy => "policy",
+            Self::Objects => "objects",
+        })
+    }
+}
+
+/// One thing that a task has, or had and left behind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Leftover {
+    /// What it is.
+    pub kind: ResourceKind,
+    /// As the cloud names it.
+    pub id: String,
+    /// Where it is; absent for what is everywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Whose it is.
+    pub task: TaskId,
+    /// Since when it is there, where the cloud says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<Timestamp>,
+    /// When it should have ended, by what is written on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    /// Where its task has its record, by what is written on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<Url>,
+    /// US dollars per hour; absent when not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usd_per_hour: Option<f64>,
+}
+
+impl fmt::Display for Leftover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.id)?;
+        if let Some(region) = &self.region {
+            write!(f, " in {region}")?;
+        }
+        Ok(())
+    }
 }
 
 /// What a group is made from. All of it comes from the task's record, so that any computer can make it.
@@ -115,7 +253,7 @@ pub struct Machine {
     /// When it ended; absent while it lives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Timestamp>,
-    /// Why it ended.
+    /// Why it ended; absent while it lives, and where the cloud does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<MachineEnd>,
     /// US dollars per hour; absent when not known.
@@ -241,6 +379,8 @@ impl CloudErrorKind {
 pub enum Leftovers {
     /// Certainly not.
     None,
+    /// Certainly, and nothing of it costs anything or can start something that does.
+    Free,
     /// Certainly.
     Remaining,
     /// Cannot be told; what every create that was cut off answers.

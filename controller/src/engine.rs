@@ -1,4 +1,4 @@
-//! Carries out what a task needs: submit, status, list, stop, pull, destroy.
+//! Carries out what a task needs: submit, status, list, stop, pull, destroy; and sweep, for what has no task any more.
 //!
 //! Each operation is a sequence of idempotent steps with all of its state in the store, so one that was cut
 //! off anywhere is finished by running it again, on this or on another computer. Two that run at once are
@@ -14,7 +14,7 @@ use tpi_store::{Store, record::TaskRecord};
 use url::Url;
 
 use crate::{
-    cloud::{Cloud, Registry},
+    cloud::{Cloud, Regions, Registry},
     home::Home,
     spec::Checked,
 };
@@ -24,17 +24,21 @@ mod destroy;
 mod error;
 mod facts;
 mod find;
+mod give_up;
 mod hook;
+mod plan;
 mod progress;
 mod pull;
 mod report;
 mod stop;
 mod submit;
+mod sweep;
 
 pub use error::{EngineError, ErrorKind};
 pub use hook::stop_points;
 pub use progress::{Observer, Progress, Silent, Step, Transfer};
 pub use report::*;
+pub use sweep::SweepOptions;
 
 /// What an engine works with.
 #[derive(Debug, Clone)]
@@ -114,47 +118,84 @@ impl Engine {
         })
     }
 
-    /// Where tasks of a cloud have their records.
-    fn store_url(&self, cloud: CloudName) -> Result<Url, EngineError> {
-        if let Some(url) = &self.settings.store {
-            return Ok(url.clone());
-        }
-        match cloud {
-            CloudName::Local => self.settings.home.store_url().map_err(EngineError::home),
-            CloudName::Aws | CloudName::Gcp | CloudName::Az | CloudName::K8s => {
-                Err(EngineError::new(ErrorKind::User, format!("the cloud {cloud} has no default store yet"))
-                    .hint("name one by its URL with `--store`, or a bucket with `--storage BUCKET/PATH`"))
+    /// Opens a store with the credentials of the cloud that it belongs to.
+    async fn open(&self, url: &Url) -> Result<Store, EngineError> {
+        let failed = |error| EngineError::store(format!("opening the store {url}"))(error);
+        for cloud in self.settings.clouds.all() {
+            if let Some(store) = cloud.open_store(url).await.map_err(failed)? {
+                return Ok(store);
             }
         }
+        Store::open(url).map_err(failed)
     }
 
-    /// Where a new task has its record: in the user's own bucket where one is given.
-    fn store_url_of(&self, spec: &TaskSpec) -> Result<Url, EngineError> {
-        let Some(container) = &spec.storage.container else { return self.store_url(spec.cloud) };
-        match spec.cloud {
-            CloudName::Aws => Url::parse(&format!("s3://{container}")).map_err(|error| {
-                EngineError::new(ErrorKind::User, format!("naming the bucket {container:?} as a URL"))
-                    .because(error)
-                    .hint("give `--storage BUCKET/PATH`")
-            }),
-            CloudName::Local | CloudName::Gcp | CloudName::Az | CloudName::K8s => self.store_url(spec.cloud),
+    /// Where tasks of a cloud have their records, as far as they name no store of their own.
+    async fn stores(&self, cloud: &dyn Cloud, regions: &Regions) -> Result<Vec<Url>, EngineError> {
+        match &self.settings.store {
+            Some(url) if Self::may_keep(cloud.name(), url) => Ok(vec![url.clone()]),
+            // Machines elsewhere reach no folder of this computer, so nothing of theirs is in it.
+            Some(_) => Ok(Vec::new()),
+            None => cloud
+                .stores(regions)
+                .await
+                .map_err(EngineError::of_cloud(format!("looking for the stores of {}", cloud.name()))),
         }
     }
 
-    /// Whether a new task would have a place for its record; nothing is asked of anybody.
+    /// Where a new task has its record: in the user's own bucket where one is given, else in the cloud's own. Nothing
+    /// is made; [`Engine::make_store`] does that.
+    async fn store_of(&self, cloud: &dyn Cloud, spec: &TaskSpec) -> Result<Url, EngineError> {
+        match (&spec.storage.container, &self.settings.store, cloud.name()) {
+            (Some(container), _, CloudName::Aws) => {
+                Url::parse(&format!("s3://{container}")).map_err(|error| {
+                    EngineError::new(ErrorKind::User, format!("naming the bucket {container:?} as a URL"))
+                        .because(error)
+                        .hint("give `--storage BUCKET/PATH`")
+                })
+            }
+            (_, Some(url), _) => Ok(url.clone()),
+            (_, None, name) => cloud
+                .store_url(&spec.region)
+                .await
+                .map_err(EngineError::of_cloud(format!("naming the store of {name} in {}", spec.region))),
+        }
+    }
+
+    /// Makes that store exist where it is the cloud's own.
+    async fn make_store(&self, cloud: &dyn Cloud, spec: &TaskSpec) -> Result<(), EngineError> {
+        let own_bucket = spec.storage.container.is_some() && cloud.name() == CloudName::Aws;
+        if own_bucket || self.settings.store.is_some() {
+            return Ok(());
+        }
+        let making = format!("making the store of {} in {}", cloud.name(), spec.region);
+        let made = cloud.make_store(&spec.region).await.map_err(EngineError::of_cloud(making));
+        match made {
+            Ok(_url) => Ok(()),
+            Err(error) if error.hints.is_empty() => {
+                Err(error.hint("name a bucket of your own with `--storage BUCKET/PATH`"))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a new task would have a place for its record, as far as that can be told without asking anybody.
     ///
     /// # Errors
     /// [`ErrorKind::User`].
     pub fn check_store(&self, spec: &TaskSpec) -> Result<(), EngineError> {
-        let url = self.store_url_of(spec)?;
-        if Self::may_keep(spec.cloud, &url) {
+        match (&spec.storage.container, &self.settings.store) {
+            // A bucket of the user's own, or the account's.
+            (Some(_), _) | (None, None) => Ok(()),
+            (None, Some(url)) => Self::check_place(spec.cloud, url),
+        }
+    }
+
+    fn check_place(cloud: CloudName, store: &Url) -> Result<(), EngineError> {
+        if Self::may_keep(cloud, store) {
             return Ok(());
         }
-        Err(EngineError::new(
-            ErrorKind::User,
-            format!("machines in {} cannot reach the store {url}", spec.cloud),
-        )
-        .hint("name a bucket with `--store s3://BUCKET/PATH` or `--storage BUCKET/PATH`"))
+        Err(EngineError::new(ErrorKind::User, format!("machines in {cloud} cannot reach the store {store}"))
+            .hint("name a bucket with `--store s3://BUCKET/PATH` or `--storage BUCKET/PATH`"))
     }
 
     /// Whether tasks of a cloud may have their records in a store; machines elsewhere reach no folder of this
@@ -164,6 +205,14 @@ impl Engine {
             CloudName::Aws => store.scheme() == "s3",
             CloudName::Local | CloudName::Gcp | CloudName::Az | CloudName::K8s => true,
         }
+    }
+
+    /// What [`submit`](Self::submit) would make and send, and what it would cost at most. Makes and sends nothing.
+    ///
+    /// # Errors
+    /// See [`ErrorKind`]; whatever would keep the machines from working is refused as it would be at submit.
+    pub async fn plan(&self, checked: &Checked, observer: &dyn Observer) -> Result<PlanReport, EngineError> {
+        plan::plan(self, checked, observer).await
     }
 
     /// Submits, or finishes a submission that was cut off, or finds that the task is there already
@@ -238,6 +287,14 @@ impl Engine {
         observer: &dyn Observer,
     ) -> Result<PullReport, EngineError> {
         pull::pull(self, task, options, observer).await
+    }
+
+    /// Finds what tasks have left behind, and removes what nobody wants if that is asked for.
+    ///
+    /// # Errors
+    /// See [`ErrorKind`]; what cannot be asked is named in the report while anything else can.
+    pub async fn sweep(&self, options: &SweepOptions) -> Result<SweepReport, EngineError> {
+        sweep::sweep(self, options).await
     }
 
     /// Ends the task: saves, brings results home, verifies them, removes every machine, proves it, and only

@@ -6,6 +6,7 @@
 //! * [`engine`]: carries that out: submit, status, stop, pull, destroy. Each can be interrupted anywhere and run again.
 //! * [`cloud`]: places that have machines, behind one trait.
 //! * [`link`]: reaching agents, and following a task over whatever way there is.
+//! * [`price`]: list prices, dated.
 //! * [`terraform`]: the same engine as a provider of Terraform, and where it is installed.
 //! * [`home`]: what is kept on this computer.
 
@@ -14,6 +15,7 @@ pub mod cloud;
 pub mod engine;
 pub mod home;
 pub mod link;
+pub mod price;
 pub mod spec;
 pub mod task;
 pub mod terraform;

@@ -19,6 +19,7 @@ use tpi_store::record::{Environment, RECORD_VERSION};
 
 pub(crate) mod duration;
 mod files;
+pub mod hcl;
 pub(crate) mod identity;
 mod numbers;
 pub mod place;
@@ -84,6 +85,10 @@ pub struct Request {
     pub ingress: Vec<String>,
     /// Bucket (and path) of the user's own.
     pub storage_container: Option<String>,
+    /// Subnets of the cloud; none: its default network, or what the caller's environment names.
+    pub subnets: Vec<String>,
+    /// Longest wait for a first machine, written like `timeout`, or `none`; 30 minutes unless given.
+    pub provision_timeout: Option<String>,
 }
 
 /// What a request is checked against, so that checking depends on nothing hidden.
@@ -171,6 +176,10 @@ pub enum Field {
     Ingress,
     /// `Request::storage_container`.
     StorageContainer,
+    /// `Request::subnets`.
+    Subnets,
+    /// `Request::provision_timeout`.
+    ProvisionTimeout,
 }
 
 impl Field {
@@ -198,6 +207,8 @@ impl Field {
             Self::Container => "container",
             Self::Ingress => "ingress",
             Self::StorageContainer => "storage_container",
+            Self::Subnets => "subnets",
+            Self::ProvisionTimeout => "provision_timeout",
         }
     }
 }
@@ -304,6 +315,8 @@ pub fn check(request: &Request, around: &Surroundings) -> Result<Checked, SpecEr
         container,
         ingress,
         storage_container,
+        subnets,
+        provision_timeout,
     } = request;
     let mut found = Findings::default();
 
@@ -326,6 +339,9 @@ pub fn check(request: &Request, around: &Surroundings) -> Result<Checked, SpecEr
     let container = place::container(container.as_deref(), &mut found);
     let ingress = place::ingress(ingress, cloud, &mut found);
     let storage_container = place::storage_container(storage_container.as_deref(), cloud, &mut found);
+    let subnets = place::subnets(subnets, cloud, &around.environment, &mut found);
+    let provision_timeout_seconds =
+        numbers::provision_timeout(provision_timeout.as_deref(), cloud, &mut found);
     let identified = identity::identify(
         name.as_deref(),
         workdir.as_deref(),
@@ -372,6 +388,8 @@ pub fn check(request: &Request, around: &Surroundings) -> Result<Checked, SpecEr
                 gitignore: *gitignore,
                 container: storage_container,
             },
+            subnets,
+            provision_timeout_seconds,
         },
         environment: Environment { version: RECORD_VERSION, variables },
         warnings,

@@ -11,6 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 use tpi_proto::{id::SlotIndex, state::Outcome};
+use tpi_store::record::Unprovisioned;
 
 mod plan;
 mod state;
@@ -54,6 +55,8 @@ pub enum EndReason {
     Deadline,
     /// Somebody destroys it.
     Destroyed,
+    /// No machine could be had in the time given.
+    Unprovisioned,
 }
 
 /// How a task ended.
@@ -81,6 +84,13 @@ pub enum TaskOutcome {
         /// How many had not ended.
         unfinished: u32,
     },
+    /// No machine could be had in the time given, so that nothing was run.
+    Unprovisioned {
+        /// What to do something about.
+        reason: Unprovisioned,
+        /// What was tried: a lower-case fragment for each type and zone.
+        why: Vec<String>,
+    },
 }
 
 impl TaskState {
@@ -103,6 +113,10 @@ pub struct Machines {
     pub group: bool,
     /// Machines that have not ended.
     pub alive: u32,
+    /// Whether there is, or was, any machine at all.
+    pub seen: bool,
+    /// Whether the group is there and wants no machine any more.
+    pub ended: bool,
 }
 
 impl Machines {

@@ -23,6 +23,7 @@ use tpi_controller::{
         Cloud, CloudError, CloudErrorKind, GroupSpec, GroupState, Leftovers, MachineEnd, Observed,
         aws::{Aws, AwsSettings, CallerAddress},
         conformance,
+        plan::Resource,
     },
     home::{Home, KnownTask},
 };
@@ -36,6 +37,24 @@ use self::api::{Api, text, texts};
 
 #[path = "aws/api.rs"]
 mod api;
+#[path = "aws/bucket.rs"]
+mod bucket;
+#[path = "aws/front.rs"]
+mod front;
+#[path = "aws/gate.rs"]
+mod gate;
+#[path = "aws/lifecycle.rs"]
+mod lifecycle;
+#[path = "aws/plan.rs"]
+mod plan;
+#[path = "aws/program.rs"]
+mod program;
+#[path = "aws/proof.rs"]
+mod proof;
+#[path = "aws/rounds.rs"]
+mod rounds;
+#[path = "aws/sweep.rs"]
+mod sweep;
 
 /// Generous: other tests may keep the computer busy, and the emulator answers one request after the other.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -93,6 +112,8 @@ impl Place {
             container: None,
             ingress: Ingress::Caller,
             storage: StorageSpec::default(),
+            subnets: Vec::new(),
+            provision_timeout_seconds: None,
         };
         let store = Url::parse("s3://tpi-test-bucket/some/path").unwrap();
         // As `submit` does, so that only this region is asked.
@@ -144,6 +165,38 @@ impl Place {
             }
         }
         left
+    }
+}
+
+impl Place {
+    /// What there is of a task but machines and their disks, as plans name it.
+    fn resources(&self, task: &TaskId) -> Vec<Resource> {
+        let mut found = Vec::new();
+        let mut note = |kind: &str, names: Vec<String>| {
+            found.extend(names.into_iter().map(|name| Resource::new(kind, name)));
+        };
+        let id = task.as_str();
+        let by_tag = [("Filter.1.Name", "tag:tpi:task"), ("Filter.1.Value.1", id)];
+        let groups = self.api.done("ec2", "DescribeSecurityGroups", &by_tag);
+        note("security group", texts(&groups, "groupName"));
+        let templates = self.api.done("ec2", "DescribeLaunchTemplates", &by_tag);
+        note("launch template", texts(&templates, "launchTemplateName"));
+        let by_name = [("AutoScalingGroupNames.member.1", id)];
+        let groups = self.api.done("autoscaling", "DescribeAutoScalingGroups", &by_name);
+        let here = !texts(&groups, "AutoScalingGroupARN").is_empty();
+        note("Auto Scaling group", if here { vec![id.to_owned()] } else { Vec::new() });
+        let of_group = [("AutoScalingGroupName", id)];
+        let schedules = self.api.ask("autoscaling", "DescribeScheduledActions", &of_group);
+        note("scheduled action", if here { texts(&schedules, "ScheduledActionName") } else { Vec::new() });
+        for (kind, action, parameter) in [
+            ("role", "GetRole", "RoleName"),
+            ("instance profile", "GetInstanceProfile", "InstanceProfileName"),
+        ] {
+            let answer = self.api.ask("iam", action, &[(parameter, id)]);
+            let there = answer.split(' ').nth(1) == Some("200");
+            note(kind, if there { vec![id.to_owned()] } else { Vec::new() });
+        }
+        found
     }
 }
 
@@ -224,6 +277,10 @@ impl conformance::Rig for Conformance {
         let _answer = self.place.api.done("iam", "RemoveRoleFromInstanceProfile", &role);
     }
 
+    async fn resources(&self, task: &TaskId) -> Vec<Resource> {
+        self.place.resources(task)
+    }
+
     fn patience(&self) -> Duration {
         PATIENCE
     }
@@ -302,8 +359,12 @@ async fn a_group_is_made_as_promised_and_leaves_nothing() {
     assert_eq!(texts(&instances, "instanceId").len(), 2);
     assert!(instances.contains("<key>team</key>"), "{instances}");
 
+    let seen = place.aws().observe(&want.task).await.unwrap();
+    // The emulator makes machines on demand, and says so, whatever a group asks for.
+    assert!(seen.machines.iter().all(|m| m.usd_per_hour == Some(0.408)), "{seen:?}");
     let gone = place.aws().destroy(&want.task).await.unwrap();
     assert!(gone.is_gone());
+    assert!(gone.machines.iter().all(|m| m.usd_per_hour == Some(0.408)), "{gone:?}");
     assert_eq!(place.left(&want.task), Vec::<String>::new());
 }
 

@@ -10,6 +10,8 @@ use std::{
 
 use place::Place;
 
+#[path = "cli/configured.rs"]
+mod configured;
 #[path = "cli/place.rs"]
 mod place;
 #[path = "cli/stored.rs"]
@@ -22,6 +24,7 @@ fn the_whole_help() {
     let commands = [
         "",
         "submit",
+        "plan",
         "attach",
         "logs",
         "status",
@@ -29,6 +32,7 @@ fn the_whole_help() {
         "stop",
         "pull",
         "destroy",
+        "sweep",
         "shell",
         "forward",
         "completions",
@@ -183,6 +187,29 @@ fn a_place_for_state_is_needed() {
     error: there is no place to keep state: none of --state-dir, TPI_STATE_DIR, XDG_STATE_HOME and HOME is set
     hint: --state-dir chooses another directory
     ");
+}
+
+#[test]
+fn a_plan_of_the_local_cloud_makes_nothing() {
+    let place = Place::new();
+    std::fs::create_dir(place.path().join("work")).expect("makes a folder");
+    std::fs::write(place.path().join("work/data"), "some data").expect("writes");
+    let agent = place.path().join("agent");
+    std::fs::write(&agent, "an agent").expect("writes");
+    let agent = agent.to_str().expect("text");
+    let plan =
+        ["--agent", agent, "--output", "json", "plan", "--name", "bees", "--workdir", "work", "--", "true"];
+    let output = place.run(&plan);
+    assert!(output.status.success(), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("is JSON");
+    assert_eq!(
+        (&report["kind"], &report["sends"]["files"]["files"], &report["plan"]["ceiling"]["usd"]),
+        (&"task_plan".into(), &1.into(), &0.0.into()),
+        "{report}"
+    );
+    let listed = place.run(&["--output", "json", "list"]);
+    let report: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("is JSON");
+    assert_eq!(report["tasks"], serde_json::json!([]), "{report}");
 }
 
 #[test]

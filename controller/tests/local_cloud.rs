@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 use tpi_controller::{
-    cloud::{Cloud, GroupSpec, GroupState, MachineEnd, Observed, conformance, local::Local},
+    cloud::{Cloud, GroupSpec, GroupState, MachineEnd, Observed, conformance, local::Local, plan::Resource},
     home::Home,
 };
 use tpi_proto::{
@@ -103,6 +103,8 @@ impl Place {
             container: None,
             ingress: Ingress::Caller,
             storage: StorageSpec::default(),
+            subnets: Vec::new(),
+            provision_timeout_seconds: None,
         };
         let agent_sha256 = hex::encode(Sha256::digest(&self.agent));
         let record = TaskRecord {
@@ -115,6 +117,7 @@ impl Place {
             deadline: Some(deadline),
             agent_sha256: Some(agent_sha256.clone()),
             input_stored: true,
+            gave_up: None,
         };
         let (store, keys) = (self.store(), TaskKeys::new(&task));
         store.put_json(&keys.record(), &record).await.unwrap();
@@ -199,6 +202,13 @@ impl conformance::Rig for Conformance {
     async fn half_destroy(&self, task: &TaskId) {
         kill(self.place.group_pid(task));
         fs::remove_file(self.place.group(task).join("group.json")).unwrap();
+    }
+
+    async fn resources(&self, task: &TaskId) -> Vec<Resource> {
+        if !self.place.group(task).is_dir() {
+            return Vec::new();
+        }
+        vec![Resource::new("scaling group", task.as_str())]
     }
 
     fn patience(&self) -> Duration {

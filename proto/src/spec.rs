@@ -117,6 +117,13 @@ pub struct TaskSpec {
     pub ingress: Ingress,
     /// Files that travel.
     pub storage: StorageSpec,
+    /// Subnets that machines start in; empty: those of the cloud's default network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subnets: Vec<String>,
+    /// Longest wait for a first machine, in seconds, counted like the timeout; absent: as long as the task may
+    /// exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provision_timeout_seconds: Option<u64>,
 }
 
 /// From where the agents' port can be reached. Nobody gets further than the TLS handshake without a

@@ -19,6 +19,7 @@ mod errors;
 mod folder;
 mod json;
 mod key;
+mod keys;
 mod listing;
 mod s3;
 mod sign;
@@ -39,6 +40,7 @@ use url::Url;
 
 pub use errors::{StoreError, StoreErrorKind};
 use folder::{Content, Folder, Outcome, Over};
+pub use keys::{AccessKey, KeySource};
 pub use sign::{Unsigned, sign_aws_v4};
 
 /// Opaque version of an object, for compare-and-swap.
@@ -101,6 +103,26 @@ impl Store {
         url: &Url,
         settings: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, StoreError> {
+        Self::open_from(url, settings, None)
+    }
+
+    /// [`Store::open_with`] with keys from elsewhere: neither environment nor instance are asked for any.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_with_keys(
+        url: &Url,
+        settings: impl IntoIterator<Item = (String, String)>,
+        keys: Arc<dyn KeySource>,
+    ) -> Result<Self, StoreError> {
+        Self::open_from(url, settings, Some(keys))
+    }
+
+    fn open_from(
+        url: &Url,
+        settings: impl IntoIterator<Item = (String, String)>,
+        keys: Option<Arc<dyn KeySource>>,
+    ) -> Result<Self, StoreError> {
         let refuse =
             |cause: &str| StoreError::new(StoreErrorKind::Unsupported, "opening", url.as_str(), cause);
         match url.scheme() {
@@ -120,8 +142,8 @@ impl Store {
                 if !prefix.is_empty() {
                     key::object("opening", "", &prefix)?;
                 }
-                let s3 =
-                    s3::open(bucket, settings).map_err(|e| StoreError::of("opening", url.as_str(), e))?;
+                let s3 = s3::open(bucket, settings, keys)
+                    .map_err(|e| StoreError::of("opening", url.as_str(), e))?;
                 Ok(Self::over(url.clone(), prefix, Backend::S3(s3)))
             }
             other => Err(refuse(&format!("{other:?} is none of memory, file and s3"))),
@@ -178,6 +200,26 @@ impl Store {
         }
     }
 
+    /// S3 tells those who may not list the whole bucket that an object is forbidden when it is absent. Machines
+    /// may list their own task, so they look there.
+    async fn explain_absence(
+        &self,
+        operation: &'static str,
+        key: &str,
+        path: &ObjectPath,
+        error: object_store::Error,
+    ) -> StoreError {
+        let error = self.explain(operation, key, error);
+        match &self.inner.backend {
+            Backend::S3(s3)
+                if error.kind == StoreErrorKind::PermissionDenied && s3::is_absent(s3, path).await =>
+            {
+                StoreError { kind: StoreErrorKind::NotFound, ..error }
+            }
+            Backend::S3(_) | Backend::Memory(_) | Backend::Folder(_) => error,
+        }
+    }
+
     /// Whole object.
     ///
     /// # Errors
@@ -188,7 +230,10 @@ impl Store {
             Ok(found) => found.bytes().await,
             Err(e) => Err(e),
         };
-        result.map_err(|e| self.explain("reading", key, e))
+        match result {
+            Ok(content) => Ok(content),
+            Err(e) => Err(self.explain_absence("reading", key, &path, e).await),
+        }
     }
 
     /// Whole object with its version; `None` when there is none.
@@ -210,7 +255,7 @@ impl Store {
                 };
                 Ok(Some((content, Version(version))))
             }
-            Err(e) => match self.explain("reading", key, e) {
+            Err(e) => match self.explain_absence("reading", key, &path, e).await {
                 e if e.kind == StoreErrorKind::NotFound => Ok(None),
                 e => Err(e),
             },
@@ -226,7 +271,10 @@ impl Store {
         key: &str,
     ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
         let path = self.path("reading", key)?;
-        let found = self.objects().get(&path).await.map_err(|e| self.explain("reading", key, e))?;
+        let found = match self.objects().get(&path).await {
+            Ok(found) => found,
+            Err(e) => return Err(self.explain_absence("reading", key, &path, e).await),
+        };
         let key = key.to_owned();
         Ok(found.into_stream().map_err(move |e| StoreError::of("reading", &key, e)).boxed())
     }
@@ -239,7 +287,7 @@ impl Store {
         let path = self.path("looking at", key)?;
         match self.objects().head(&path).await {
             Ok(meta) => self.info(&meta).map(Some),
-            Err(e) => match self.explain("looking at", key, e) {
+            Err(e) => match self.explain_absence("looking at", key, &path, e).await {
                 e if e.kind == StoreErrorKind::NotFound => Ok(None),
                 e => Err(e),
             },
@@ -362,15 +410,15 @@ impl Store {
             }
             Backend::S3(s3) => s3::put_marked(s3, &path, content, mode).await,
         };
-        let tag = result.map_err(|e| {
-            let e = StoreError::of("updating", key, e);
-            // 409, or 404 when the object is gone.
-            if matches!(e.kind, StoreErrorKind::AlreadyExists | StoreErrorKind::NotFound) {
-                StoreError { kind: StoreErrorKind::Conflict, ..e }
-            } else {
-                e
+        let tag = match result {
+            Ok(tag) => tag,
+            Err(e) => {
+                let e = self.explain_absence("updating", key, &path, e).await;
+                // 409, or 404 when the object is gone.
+                let conflict = matches!(e.kind, StoreErrorKind::AlreadyExists | StoreErrorKind::NotFound);
+                return Err(if conflict { StoreError { kind: StoreErrorKind::Conflict, ..e } } else { e });
             }
-        })?;
+        };
         require_tag("updating", key, tag).map(Version)
     }
 

@@ -153,6 +153,12 @@ impl TaskKeys {
         format!("{}/events/{}-{run}.json", self.root, number(time))
     }
 
+    /// Prefix of everything that machines saved.
+    #[must_use]
+    pub fn all_saved(&self) -> String {
+        format!("{}/saved", self.root)
+    }
+
     /// Prefix of a slot's saved manifests.
     #[must_use]
     pub fn saved(&self, slot: SlotIndex) -> String {

@@ -22,4 +22,4 @@ mod segments;
 pub mod snapshot;
 pub mod telemetry;
 
-pub use backend::{Store, StoreError, StoreErrorKind, Unsigned, Version, sign_aws_v4};
+pub use backend::{AccessKey, KeySource, Store, StoreError, StoreErrorKind, Unsigned, Version, sign_aws_v4};

@@ -45,6 +45,41 @@ pub struct TaskRecord {
     /// Whether the workspace is in the store.
     #[serde(default)]
     pub input_stored: bool,
+    /// That no machine could be had in the time given, so that none is wanted any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gave_up: Option<GaveUp>,
+}
+
+/// The end of the wait for a first machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GaveUp {
+    /// When it was decided.
+    pub at: Timestamp,
+    /// What to do something about.
+    pub reason: Unprovisioned,
+    /// What was tried: a lower-case fragment for each type and zone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub why: Vec<String>,
+}
+
+/// Why there was no machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unprovisioned {
+    /// The account's limit.
+    Quota,
+    /// Somebody is not permitted something.
+    Permission,
+    /// The highest price is below the market's.
+    Price,
+    /// None was free.
+    Capacity,
+    /// What was asked for cannot be served.
+    Request,
+    /// Machines came, and gave themselves back because the agent could not be started.
+    Agent,
+    /// The cloud did not say.
+    Unknown,
 }
 
 /// What the controllers want of a task. Written before anything that can cost money is created.

@@ -8,12 +8,13 @@
 
 mod bucket;
 pub mod sigv4;
+pub mod tokens;
 
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::Result;
@@ -27,7 +28,10 @@ use axum::{
 use jiff::{SignedDuration, Timestamp};
 use tpi_proto::machine::{HttpCall, Signing, TokenCall};
 
-use self::sigv4::{Credential, Refusal};
+use self::{
+    sigv4::{Credential, Refusal},
+    tokens::{Asked, Tokens},
+};
 
 /// Region of everything here.
 pub const REGION: &str = "eu-west-1";
@@ -57,7 +61,7 @@ struct Shared {
 struct Surroundings {
     /// Metadata below `/latest/meta-data/`.
     metadata: BTreeMap<String, String>,
-    tokens: BTreeMap<String, Instant>,
+    tokens: Tokens,
     lifetime: Duration,
     credentials: Vec<Credential>,
     /// Requests that the token service still answers with an error.
@@ -193,7 +197,7 @@ impl Instance {
     pub fn secrets(&self) -> Vec<String> {
         let state = self.shared.lock();
         let of = |c: &Credential| [c.key.clone(), c.secret.clone(), c.token.clone()];
-        state.credentials.iter().flat_map(of).chain(state.tokens.keys().cloned()).collect()
+        state.credentials.iter().flat_map(of).chain(state.tokens.all().cloned()).collect()
     }
 
     /// Identifiers of the credentials that requests were signed with, in order of their first use.
@@ -278,27 +282,20 @@ impl Surroundings {
 
     fn metadata(&mut self, method: &Method, path: &str, headers: &HeaderMap) -> (StatusCode, String) {
         let plain = |status: StatusCode| (status, String::new());
-        let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
         if path == "api/token" {
-            if self.closed || headers.contains_key("x-forwarded-for") {
+            if self.closed {
                 return plain(StatusCode::FORBIDDEN);
             }
             if self.sulks > 0 {
                 self.sulks -= 1;
                 return plain(StatusCode::SERVICE_UNAVAILABLE);
             }
-            let ttl = header("x-aws-ec2-metadata-token-ttl-seconds").and_then(|v| v.parse::<u64>().ok());
-            return match ttl {
-                Some(ttl @ 1..=21_600) if *method == Method::PUT => {
-                    let token = format!("AQAE{}==", hex::encode(rand::random::<[u8; 20]>()));
-                    self.tokens.insert(token.clone(), Instant::now() + Duration::from_secs(ttl));
-                    (StatusCode::OK, token)
-                }
-                _ => plain(StatusCode::BAD_REQUEST),
+            return match self.tokens.ask(method, headers) {
+                Asked::Given { token, ttl: _ } => (StatusCode::OK, token),
+                Asked::Refused(status) => plain(status),
             };
         }
-        let token = header("x-aws-ec2-metadata-token").and_then(|token| self.tokens.get(token));
-        if token.is_none_or(|until| *until < Instant::now()) {
+        if !self.tokens.admit(headers) {
             return plain(StatusCode::UNAUTHORIZED);
         }
         if *method != Method::GET {

@@ -7,5 +7,6 @@
 
 pub mod instance;
 pub mod rig;
+pub mod sim;
 
 pub use rig::{Finished, Rig, Running, eventually, program};

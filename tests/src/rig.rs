@@ -68,14 +68,14 @@ pub struct Rig {
 impl Rig {
     /// A fresh world.
     pub fn new() -> Result<Self> {
+        Self::with(program("TPI_CONTROLLER", "tpi-controller")?)
+    }
+
+    /// A fresh world with another controller.
+    pub fn with(controller: PathBuf) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("tpi-test-").tempdir()?;
         fs::create_dir(folder.path().join("work"))?;
-        Ok(Self {
-            folder,
-            controller: program("TPI_CONTROLLER", "tpi-controller")?,
-            agent: program("TPI_AGENT", "tpi-agent")?,
-            variables: BTreeMap::new(),
-        })
+        Ok(Self { folder, controller, agent: program("TPI_AGENT", "tpi-agent")?, variables: BTreeMap::new() })
     }
 
     /// Sets a variable for every command from now on.

@@ -47,7 +47,7 @@ impl Machine {
                 },
                 deadline,
                 preemption: Vec::new(),
-                release: None,
+                release: Some(instance.release()),
                 power_off: true,
                 listen: None,
                 addresses: Addresses::default(),
@@ -279,6 +279,11 @@ async fn another_program_than_the_agent_is_refused_and_the_machine_goes_off() ->
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(machine.goes_off());
     assert!(!machine.agent().exists() && !machine.path("usr/local/bin/tpi-agent.new").exists());
+    // The next one would fare no better: it is not replaced.
+    let released = machine.instance.released();
+    assert_eq!(released.len(), 1, "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(released[0].contains(&format!("InstanceId={}&", machine.instance.id())), "{released:?}");
+    assert_eq!(machine.instance.refusals(), Vec::<String>::new());
     Ok(())
 }
 
@@ -293,6 +298,8 @@ async fn a_machine_that_gets_no_agent_goes_off() -> Result<()> {
     let output = machine.install(&machine.usual_path()).await?;
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(machine.goes_off());
+    // The store may be back for the next one.
+    assert_eq!(machine.instance.released(), Vec::<String>::new());
     Ok(())
 }
 

@@ -72,6 +72,8 @@ impl World {
             container: None,
             ingress: Ingress::Closed,
             storage: StorageSpec::default(),
+            subnets: Vec::new(),
+            provision_timeout_seconds: None,
         };
         let record = TaskRecord {
             version: RECORD_VERSION,
@@ -83,6 +85,7 @@ impl World {
             deadline: Some(deadline),
             agent_sha256: None,
             input_stored: false,
+            gave_up: None,
         };
         let _version = store.create_json(&keys.record(), &record).await?;
         let notice = |path, effect| PreemptionNotice {

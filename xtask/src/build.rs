@@ -64,6 +64,33 @@ pub(crate) fn binaries(root: &Path, profile: Profile) -> Result<Binaries> {
     })
 }
 
+/// The controller with the cloud `aws`, as tests build it: its SDK takes minutes the first time. Put aside, because
+/// the next build of the controller takes its place.
+pub(crate) fn aws_controller(root: &Path) -> Result<PathBuf> {
+    let mut command = cargo(root);
+    command.args(["build", "--locked", "--package", "tpi-controller", "--features", "aws"]);
+    command.args(["--bin", "tpi-controller", "--message-format", "json-render-diagnostics"]);
+    let output = command.stderr(Stdio::inherit()).output().context("starting cargo")?;
+    if !output.status.success() {
+        bail!("building tpi-controller with the cloud aws failed");
+    }
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let built = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .next_back()
+        .context("cargo names no executable")?;
+    let place = root.join("target/tools/aws");
+    std::fs::create_dir_all(&place)?;
+    let copy = place.join("tpi-controller");
+    // Something may still run the old one.
+    let new = place.join("tpi-controller.new");
+    std::fs::copy(&built, &new)?;
+    std::fs::rename(&new, &copy)?;
+    Ok(copy)
+}
+
 /// The cargo that runs us, so that a toolchain chosen with `cargo +…` stays chosen; without what it told us
 /// about our own package, which build scripts would take for a reason to run again.
 pub(crate) fn cargo(root: &Path) -> Command {

@@ -10,8 +10,10 @@ mod debian;
 mod demo;
 mod dist;
 mod docker;
+mod machine_image;
 mod moto;
 mod process;
+mod sim;
 mod test;
 mod tidy;
 
@@ -40,6 +42,8 @@ enum Command {
     Codegen(codegen::Options),
     /// Measure, beside a peer, and write `target/bench/*.json`.
     Bench(bench::Options),
+    /// Run a simulated cloud, to try things by hand.
+    Sim(sim::Options),
     /// Build what is shipped, with its checksums.
     Dist,
     /// Check the rules of the layout that the compiler cannot see.
@@ -64,6 +68,7 @@ fn run(root: &Path, command: Command) -> Result<ExitCode> {
         Command::Ci => return test::run(root, &test::Options::default()),
         Command::Codegen(options) => codegen::run(root, &options)?,
         Command::Bench(options) => bench::run(root, &options)?,
+        Command::Sim(options) => return sim::run(root, &options),
         Command::Dist => dist::run(root)?,
         Command::Tidy => tidy::run(root)?,
     }

@@ -37,7 +37,8 @@ pub(crate) fn start(root: &Path) -> Result<Moto> {
     Ok(Moto { _server: server, endpoint: format!("http://127.0.0.1:{port}") })
 }
 
-fn install(root: &Path) -> Result<PathBuf> {
+/// The virtual environment that it is in.
+pub(crate) fn install(root: &Path) -> Result<PathBuf> {
     let place = root.join(format!("target/tools/moto-{VERSION}"));
     let done = place.join(".installed");
     if done.exists() {

@@ -8,6 +8,9 @@
 //! | `TPI_TEST_S3_ENDPOINT` | an S3 emulator, [`crate::moto`] | tests of the S3 backend say `SKIPPED` |
 //! | `TPI_TEST_AWS_ENDPOINT` | the same emulator, which has the rest of AWS too | tests of the cloud `aws` say `SKIPPED` |
 //! | `TPI_TEST_DOCKER_HOST` | a Docker engine with the image `tpi-test:busybox`, [`crate::docker`] | tests of containers say `SKIPPED` |
+//! | `TPI_TEST_MACHINE_IMAGE` | an image in that engine that boots, [`crate::machine_image`] | tests on the simulated AWS say `SKIPPED` |
+//! | `TPI_TEST_MOTO` | the virtual environment of the emulator, of which the simulated AWS starts its own | the same |
+//! | `TPI_TEST_AWS_CONTROLLER` | the controller with the cloud `aws` | the same |
 
 #![expect(clippy::print_stdout, reason = "a program for people: it prints")]
 
@@ -24,7 +27,7 @@ use anyhow::{Context, Result};
 use self::report::{Report, Summary};
 use crate::build::{self, Profile};
 use crate::process::{self, Interrupt};
-use crate::{docker, moto, tidy};
+use crate::{docker, machine_image, moto, tidy};
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Options {
@@ -100,6 +103,7 @@ fn tests(root: &Path, options: &Options, interrupt: &Interrupt, summary: &mut Su
             println!("AWS emulator  {}", emulator.endpoint);
             environment.push(("TPI_TEST_S3_ENDPOINT", emulator.endpoint.clone().into()));
             environment.push(("TPI_TEST_AWS_ENDPOINT", emulator.endpoint.clone().into()));
+            environment.push(("TPI_TEST_MOTO", moto::install(root)?.into()));
         }
         Err(error) => summary.skip("AWS emulator", &format!("{error:#}")),
     }
@@ -110,6 +114,10 @@ fn tests(root: &Path, options: &Options, interrupt: &Interrupt, summary: &mut Su
             environment.push(("TPI_TEST_DOCKER_HOST", engine.host.clone().into()));
         }
         Err(error) => summary.skip("Docker engine", &format!("{error:#}")),
+    }
+    let simulated = options.package.is_empty() || options.package.iter().any(|name| name == "tpi-tests");
+    if let (Ok(_), Ok(engine), true) = (&emulator, &engine, simulated) {
+        simulated_aws(root, engine, interrupt, &mut environment, summary);
     }
 
     heading("tests");
@@ -128,6 +136,34 @@ fn tests(root: &Path, options: &Options, interrupt: &Interrupt, summary: &mut Su
         aws(root, options, environment, interrupt, summary)?;
     }
     Ok(())
+}
+
+/// What the simulated AWS needs beside an engine and an emulator.
+fn simulated_aws(
+    root: &Path,
+    engine: &docker::Engine,
+    interrupt: &Interrupt,
+    environment: &mut Vec<(&str, OsString)>,
+    summary: &mut Summary,
+) {
+    match machine_image::import(root, engine) {
+        Ok(image) => {
+            println!("machine       {image}");
+            environment.push(("TPI_TEST_MACHINE_IMAGE", image.into()));
+        }
+        Err(error) => {
+            summary.skip("machines of the simulated AWS", &format!("{error:#}"));
+            return;
+        }
+    }
+    if interrupt.happened() {
+        return;
+    }
+    heading("the controller with the cloud aws");
+    match build::aws_controller(root) {
+        Ok(controller) => environment.push(("TPI_TEST_AWS_CONTROLLER", controller.into())),
+        Err(error) => summary.fail("build of the controller with the cloud aws", &format!("{error:#}")),
+    }
 }
 
 /// The cloud that no default build carries, because its SDK takes minutes to compile.

@@ -100,6 +100,8 @@ impl Task {
             container: wants.container,
             ingress: Ingress::Closed,
             storage: StorageSpec::default(),
+            subnets: Vec::new(),
+            provision_timeout_seconds: None,
         };
         let record = TaskRecord {
             version: RECORD_VERSION,
@@ -111,6 +113,7 @@ impl Task {
             deadline: Some(deadline),
             agent_sha256: None,
             input_stored: false,
+            gave_up: None,
         };
         store.create_json(&keys.record(), &record).await?;
         let environment = Environment { version: RECORD_VERSION, variables: wants.environment };

@@ -35,14 +35,23 @@ ask() {
 }
 key() { printf '%s' "$keys" | tr -d '\n' | sed -n "s/.*\"$1\" *: *\"\\([^\"]*\\)\".*/\\1/p"; }
 
-fetch() {
+with_python() {
   for python in python3 /usr/libexec/platform-python; do
     if command -v "$python" > /dev/null; then
-      timeout 300 "$python" /usr/local/lib/tpi/fetch.py "$metadata" "$region" "$url" "$1"
+      timeout 300 "$python" /usr/local/lib/tpi/fetch.py "$metadata" "${1-}" "${2-}" "${3-}"
       return
     fi
   done
-  with_curl "$1"
+  return 127
+}
+fetch() {
+  with_python "$region" "$url" "$1"
+  code=$?
+  if [ "$code" = 127 ]; then
+    with_curl "$1"
+    code=$?
+  fi
+  return "$code"
 }
 
 if is_right "$target"; then exit 0; fi
@@ -55,7 +64,11 @@ while :; do
     if is_right "$target.new"; then break; fi
     wrong=$((wrong + 1))
     say "what was fetched is not the agent that was meant"
-    if [ "$wrong" -ge 3 ]; then give_up "there is no right agent"; fi
+    if [ "$wrong" -ge 3 ]; then
+      # Another machine would fare no better: this one takes its place in the group with it.
+      with_python || say "this machine may be replaced"
+      give_up "there is no right agent"
+    fi
   fi
   if [ $(($(now) + pause)) -ge "$end" ]; then give_up "the agent could not be fetched"; fi
   sleep "$pause"

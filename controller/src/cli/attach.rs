@@ -13,15 +13,16 @@ use super::{
 /// Ctrl-C detaches and never ends the task. Any number of computers may be attached.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    #[command(flatten)]
-    choice: Choice,
     /// End with the script's own exit code
     #[arg(long)]
     exit_with_task_code: bool,
+    #[command(flatten)]
+    choice: Choice,
 }
 
-pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError> {
-    let Some(task) = context.locate(&args.choice.task).await? else { return Ok(Exit::Detached) };
+pub(super) async fn run(context: &Context, mut args: Args) -> Result<Exit, CliError> {
+    let name = args.choice.name(context)?;
+    let Some(task) = context.locate(&name).await? else { return Ok(Exit::Detached) };
     follow::tell_intent(context, &task);
     let wanted = args.choice.of(&task, true, args.exit_with_task_code)?;
     follow::to_the_end(context, &task, wanted).await

@@ -1,9 +1,16 @@
 //! `destroy`: bring results home, then remove everything of a task, and prove it.
 
-use std::path::PathBuf;
+use std::{cell::Cell, path::PathBuf};
 
 use super::{
-    Context, PROGRAM, error::CliError, exit::Exit, human, progress::Shown, proof, pull, ui::Envelope,
+    Context, PROGRAM,
+    configured::{Configured, announce, each},
+    error::CliError,
+    exit::Exit,
+    human,
+    progress::Shown,
+    proof, pull,
+    ui::Envelope,
 };
 use crate::engine::DestroyOptions;
 
@@ -14,8 +21,8 @@ use crate::engine::DestroyOptions;
 /// left; run it again then. A task that is gone already is an error with code 7.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Names or identifiers
-    #[arg(required = true, value_name = "TASK")]
+    /// Names or identifiers [default: the tasks of this folder's main.tf]
+    #[arg(value_name = "TASK")]
     tasks: Vec<String>,
     /// Where results go [default: the directory that was submitted]
     #[arg(long, value_name = "DIR", conflicts_with = "discard")]
@@ -23,29 +30,42 @@ pub(super) struct Args {
     /// Delete results that cannot be brought home and verified, too
     #[arg(long)]
     discard: bool,
+    #[command(flatten)]
+    configured: Configured,
 }
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError> {
-    let options = DestroyOptions { to: args.to, discard: args.discard };
-    let mut exit = Exit::Success;
-    let mut failed: Option<CliError> = None;
-    for task in &args.tasks {
-        // One that fails does not spare the others: each may cost money.
-        if let Some(error) = failed.take() {
-            context.ui.error(&error.with_program(PROGRAM, &context.me));
-        }
-        match destroy(context, task, &options).await {
-            Ok(Exit::Success) => {}
-            Ok(Exit::Detached) => return Ok(Exit::Detached),
-            Ok(code) => exit = code,
-            Err(CliError::BrokenPipe) => return Err(CliError::BrokenPipe),
-            Err(error) => {
-                exit = error.exit();
-                failed = Some(error);
-            }
-        }
+    let names = args.configured.names(context, args.tasks)?;
+    pull::one_place(&names, args.to.as_deref())?;
+    if let Some(kept) =
+        names.iter().filter_map(|name| name.declared.as_ref()).find(|origin| origin.prevent_destroy)
+    {
+        let message = format!("{kept} may not be destroyed: its lifecycle has prevent_destroy = true");
+        return Err(
+            CliError::text(Exit::Request, message).hint("take that line out, or choose others with --task")
+        );
     }
-    failed.map_or(Ok(exit), Err)
+    let options = DestroyOptions { to: args.to, discard: args.discard };
+    // Of several tasks of a configuration some may never have been submitted.
+    let several = names.len() > 1;
+    let gone = Cell::new(0);
+    let all = names.len();
+    // One that fails does not spare the others: each may cost money.
+    each(context, names, async |name| {
+        announce(context, name);
+        match destroy(context, &name.task, &options).await {
+            Err(error) if several && name.declared.is_some() && error.exit() == Exit::NotFound => {
+                gone.set(gone.get() + 1);
+                if gone.get() == all {
+                    return Err(error);
+                }
+                context.ui.status(&format!("task {} is not there", name.task));
+                Ok(Exit::Success)
+            }
+            other => other,
+        }
+    })
+    .await
 }
 
 async fn destroy(context: &Context, name: &str, options: &DestroyOptions) -> Result<Exit, CliError> {

@@ -1,7 +1,7 @@
 //! What `submit`, `attach` and `logs` have in common: a task's events become bytes, lines or JSON, and an end.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -16,6 +16,7 @@ use tpi_store::{record::Intent, telemetry::Sample};
 
 use super::{
     Context, PROGRAM,
+    configured::Configured,
     error::CliError,
     exit::Exit,
     human, slots_of,
@@ -24,7 +25,8 @@ use super::{
     words,
 };
 use crate::{
-    engine::{ErrorKind, Located},
+    cloud::ShortageReason,
+    engine::{ErrorKind, Located, StatusReport},
     link::{self, Event, FollowOptions, Start},
     task::{TaskOutcome, TaskState},
 };
@@ -43,17 +45,24 @@ const ASK_AFTER: Duration = Duration::from_secs(10);
 /// What `attach` and `logs` let one choose.
 #[derive(Debug, clap::Args)]
 pub(super) struct Choice {
-    /// Name or identifier
-    pub(super) task: String,
+    /// Name or identifier [default: the task of this folder's main.tf]
+    pub(super) task: Option<String>,
     /// Only this slot, counted from 0 (can be repeated)
     #[arg(long, value_name = "N")]
     slot: Vec<u32>,
     /// Begin with what was printed then: a duration ago (10m) or a time (RFC 3339)
     #[arg(long, value_name = "WHEN", value_parser = value::since)]
     since: Option<Since>,
+    #[command(flatten)]
+    configured: Configured,
 }
 
 impl Choice {
+    /// The task that was named, or the only one of the configuration.
+    pub(super) fn name(&mut self, context: &Context) -> Result<String, CliError> {
+        self.configured.one(context, self.task.take())
+    }
+
     /// For the task that it names.
     pub(super) fn of(self, task: &Located, follow: bool, pass_code: bool) -> Result<Wanted, CliError> {
         let start = self.since.map_or(Start::Beginning, |since| Start::Since(since.moment(Timestamp::now())));
@@ -259,6 +268,7 @@ async fn show(context: &Context, task: &Located, wanted: &Wanted) -> Result<End,
         identity: context.identity(),
     };
     let mut shower = Shower {
+        told: BTreeSet::new(),
         sink: Sink::new(ui, wanted.slots.len() > 1)?,
         view: View::new(ui, &wanted.slots, wanted.follow),
         follow: wanted.follow,
@@ -289,8 +299,14 @@ async fn show(context: &Context, task: &Located, wanted: &Wanted) -> Result<End,
                             heard = Instant::now();
                             match interrupt.guard(engine.status(task)).await {
                                 None => continue,
+                                Some(Ok(report)) if shower.tell_shortages(&report)? => ended = None,
                                 // Twice, so that what the store still has of the log is shown before.
                                 Some(Ok(report)) => match report.state {
+                                    // Nothing has run, so there is nothing to be shown.
+                                    TaskState::Finished { outcome: outcome @ TaskOutcome::Unprovisioned { .. } } => {
+                                        shower.sink.finish()?;
+                                        return Ok(End::Ended(outcome));
+                                    }
                                     TaskState::Finished { outcome } => match ended.replace(outcome) {
                                         None => {}
                                         Some(outcome) => {
@@ -348,9 +364,27 @@ struct Shower<'a> {
     view: View,
     /// Whether more is waited for.
     follow: bool,
+    /// What has been told to be missing: reason, type and zone.
+    told: BTreeSet<(ShortageReason, Option<String>, Option<String>)>,
 }
 
 impl Shower<'_> {
+    /// Says once what keeps machines from coming; whether anything does while the task waits for them.
+    fn tell_shortages(&mut self, report: &StatusReport) -> Result<bool, CliError> {
+        if report.state != TaskState::Provisioning {
+            return Ok(false);
+        }
+        for shortage in &report.shortages {
+            let pool = (shortage.reason, shortage.machine.clone(), shortage.zone.clone());
+            if self.told.insert(pool) {
+                self.sink.flush()?;
+                self.sink.json("shortage", shortage)?;
+                self.context.ui.warning(&format!("{shortage} (it is tried again)"));
+            }
+        }
+        Ok(!report.shortages.is_empty())
+    }
+
     fn event(&mut self, event: Event) -> Result<(), CliError> {
         let empty = |slot| SlotLine {
             slot,
@@ -465,6 +499,7 @@ fn exit_of(result: &TaskOutcome, pass_code: bool) -> Exit {
             Exit::from_signal(*signal)
         }
         TaskOutcome::Failed { .. } | TaskOutcome::TimedOut { .. } | TaskOutcome::Stopped { .. } => Exit::Task,
+        TaskOutcome::Unprovisioned { .. } => Exit::Cloud,
     }
 }
 

@@ -20,8 +20,9 @@ pub(super) struct Args {
     choice: Choice,
 }
 
-pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError> {
-    let Some(task) = context.locate(&args.choice.task).await? else { return Ok(Exit::Detached) };
+pub(super) async fn run(context: &Context, mut args: Args) -> Result<Exit, CliError> {
+    let name = args.choice.name(context)?;
+    let Some(task) = context.locate(&name).await? else { return Ok(Exit::Detached) };
     if args.follow {
         follow::tell_intent(context, &task);
     }

@@ -17,7 +17,12 @@ pub(super) fn text(proof: &Proof, all: bool) -> String {
                     line.machine.to_string(),
                     human::time(line.launched),
                     line.ended.map_or_else(|| "-".to_owned(), human::time),
-                    line.end.map_or("alive", words::machine_end).to_owned(),
+                    match (line.end, line.ended) {
+                        (Some(end), _) => words::machine_end(end),
+                        (None, Some(_)) => "unknown",
+                        (None, None) => "alive",
+                    }
+                    .to_owned(),
                     format!("{:.0}", line.seconds),
                     dollars(line.usd),
                 ]
@@ -29,6 +34,9 @@ pub(super) fn text(proof: &Proof, all: bool) -> String {
             rows.push(["total".to_owned(), none(), none(), none(), seconds, dollars(proof.usd)]);
         }
         text = table(["MACHINE", "LAUNCHED", "ENDED", "WHY", "SECONDS", "COST"], &rows);
+    }
+    if let Some(why) = &proof.unproved {
+        return text + &format!("the cloud could not be asked: {why}\n");
     }
     let alive = proof.machines.iter().filter(|line| line.ended.is_none()).count();
     let left = match (all, proof.nothing_left) {
@@ -58,6 +66,7 @@ mod tests {
             usd,
         };
         let mut proof = Proof {
+            unproved: None,
             nothing_left: true,
             checked: "2026-11-23T20:02:00Z".parse().expect("a time"),
             machines: vec![line("m-1", Some(0.0)), line("m-22", None)],
@@ -71,9 +80,15 @@ mod tests {
         total                                                          130      -
         nothing is left (the cloud was asked at 2026-11-23 20:02:00Z)
         ");
+        for line in &mut proof.machines {
+            line.end = None;
+        }
+        assert!(text(&proof, true).contains("unknown  65"));
         proof.machines.clear();
         proof.nothing_left = false;
         assert!(text(&proof, false).starts_with("0 machines alive (the cloud"));
         insta::assert_snapshot!(text(&proof, true), @"something is left (the cloud was asked at 2026-11-23 20:02:00Z)");
+        proof.unproved = Some("looking for machines: no route to host".to_owned());
+        insta::assert_snapshot!(text(&proof, false), @"the cloud could not be asked: looking for machines: no route to host");
     }
 }

@@ -2,7 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Context, error::CliError, exit::Exit, human, progress::Shown, ui::Envelope};
+use super::{
+    Context,
+    configured::{Configured, Named, announce, each},
+    error::CliError,
+    exit::Exit,
+    human,
+    progress::Shown,
+    ui::Envelope,
+};
 use crate::engine::{Located, PullOptions, PullReport};
 
 /// Names told of files that were changed here only; people edit what they have sent.
@@ -14,16 +22,35 @@ const CHANGED_SHOWN: usize = 5;
 /// replaced. Where the task has a newer one, both are kept, and the command ends with code 8.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Name or identifier
-    task: String,
+    /// Name or identifier [default: the tasks of this folder's main.tf]
+    task: Option<String>,
     /// Where to [default: the directory that was submitted]
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
+    #[command(flatten)]
+    configured: Configured,
 }
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError> {
-    let Some(task) = context.locate(&args.task).await? else { return Ok(Exit::Detached) };
-    bring(context, &task, args.to).await
+    let names = args.configured.names(context, args.task.into_iter().collect())?;
+    one_place(&names, args.to.as_deref())?;
+    each(context, names, async |name| {
+        announce(context, name);
+        let Some(task) = context.locate(&name.task).await? else { return Ok(Exit::Detached) };
+        bring(context, &task, args.to.clone()).await
+    })
+    .await
+}
+
+/// Results of several tasks in one directory would be each other's changes.
+pub(super) fn one_place(names: &[Named], to: Option<&Path>) -> Result<(), CliError> {
+    match (names, to) {
+        ([_, _, ..], Some(to)) if names.iter().any(|name| name.declared.is_some()) => {
+            let message = format!("{} tasks cannot all bring their results to {}", names.len(), to.display());
+            Err(CliError::text(Exit::Usage, message).hint("choose one with --task"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Brings results home and tells where they are; the end of `submit` too.

@@ -7,6 +7,7 @@ use tpi_proto::state::SlotStatus;
 
 use super::{
     Context, PROGRAM,
+    configured::{Configured, announce, each},
     error::CliError,
     exit::Exit,
     human, may_run, proof,
@@ -21,16 +22,27 @@ use crate::{
 
 /// Show what is known of a task, and what the cloud has of it
 ///
-/// Ends with code 6 when machines may be left that nobody wants any more.
+/// Ends with code 6 when machines may be left that nobody wants any more, and when the cloud cannot be asked.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Name or identifier
-    task: String,
+    /// Name or identifier [default: the tasks of this folder's main.tf]
+    task: Option<String>,
+    #[command(flatten)]
+    configured: Configured,
 }
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError> {
+    let names = args.configured.names(context, args.task.into_iter().collect())?;
+    each(context, names, async |name| {
+        announce(context, name);
+        status(context, &name.task).await
+    })
+    .await
+}
+
+async fn status(context: &Context, name: &str) -> Result<Exit, CliError> {
     let Context { ui, engine, interrupt, .. } = context;
-    let Some(task) = context.locate(&args.task).await? else { return Ok(Exit::Detached) };
+    let Some(task) = context.locate(name).await? else { return Ok(Exit::Detached) };
     let report = interrupt.guard(engine.status(&task)).await.transpose();
     let Some(report) = report.map_err(|error| may_run(error.into(), &task))? else {
         return Ok(Exit::Detached);
@@ -42,6 +54,15 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError>
     }
     for warning in &report.warnings {
         ui.warning(&context.as_called(warning));
+    }
+    if report.proof.unproved.is_some() {
+        let id = &report.id;
+        return Err(CliError::text(
+            Exit::Leftovers,
+            format!("the cloud of task {id} could not be asked: what runs there is not known"),
+        )
+        .hint(format!("to look again: `{PROGRAM} status {id}`"))
+        .hint(format!("this removes what there is: `{PROGRAM} destroy {id}`")));
     }
     if unwanted(&report) {
         return Err(CliError::text(Exit::Leftovers, format!("machines of task {} may be left", report.id))

@@ -1,11 +1,12 @@
 //! `submit`: start a task, follow it to its end, and bring its results home.
 
-use std::{ffi::OsString, io::Read as _, path::PathBuf};
+use std::{cell::RefCell, ffi::OsString, io::Read as _, path::PathBuf};
 
 use serde::Serialize;
 
 use super::{
     Context, PROGRAM,
+    configured::{Configured, each},
     error::CliError,
     exit::Exit,
     follow::{self, Wanted},
@@ -25,22 +26,19 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   tpi-controller submit --workdir . --results results -- python3 train.py
   tpi-controller submit --name nightly --script train.sh --timeout 12h --detach
+  tpi-controller submit --task nightly --var epochs=20
   tpi-controller submit --parallelism 4 -- sh -c 'echo \"slot $TPI_SLOT of $TPI_SLOTS\"'";
 
 /// Start a task, follow it to its end and bring its results home
 ///
+/// With no command and no flag that describes a task, the iterative_task resources of this folder's
+/// main.tf are started, without Terraform, and followed one after the other.
 /// Without --cloud nothing is ever spent: the machines are processes of this computer.
 /// Submitting a name again finishes a submission that was cut off, or attaches to the task that
 /// runs already. Ctrl-C detaches and never ends the task. Not on a terminal, stdout carries exactly
 /// what the script writes to its stdout. A task is kept until `destroy` removes it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Command and arguments to run
-    #[arg(last = true, value_name = "COMMAND", conflicts_with = "file")]
-    command: Vec<OsString>,
-    /// Name of the task; the same name is the same task [default: a random one]
-    #[arg(long)]
-    name: Option<String>,
     /// Return once machines are ordered; stdout carries the task's identifier
     #[arg(long, short)]
     detach: bool,
@@ -51,11 +49,26 @@ pub(super) struct Args {
     #[arg(long, conflicts_with = "detach")]
     no_pull: bool,
     #[command(flatten)]
+    what: WhatArgs,
+}
+
+/// What `submit` and `plan` are about.
+#[derive(Debug, clap::Args)]
+pub(super) struct WhatArgs {
+    /// Command and arguments to run
+    #[arg(last = true, value_name = "COMMAND", conflicts_with = "file")]
+    command: Vec<OsString>,
+    /// Name of the task; the same name is the same task [default: a random one]
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
     script: ScriptArgs,
     #[command(flatten)]
     files: FileArgs,
     #[command(flatten)]
     machine: MachineArgs,
+    #[command(flatten)]
+    configured: Configured,
 }
 
 /// How.
@@ -110,6 +123,12 @@ struct MachineArgs {
     /// Tag of everything that is created (can be repeated)
     #[arg(long = "tags", visible_alias = "tag", value_name = "KEY=VALUE")]
     tags: Vec<String>,
+    /// Subnet of AWS to start machines in (can be repeated) [default: TPI_AWS_SUBNETS, or the default network's]
+    #[arg(long = "subnet", value_name = "ID")]
+    subnets: Vec<String>,
+    /// How long to wait for a first machine, such as 30m; none: until the timeout [default: 30m]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    provision_timeout: Option<String>,
     /// Who may try to reach the agents: caller, none (also written closed), or networks such as
     /// 203.0.113.0/24 (can be repeated) [default: caller]
     #[arg(long, value_name = "FROM")]
@@ -138,23 +157,142 @@ struct FileArgs {
 }
 
 pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError> {
-    let Context { ui, engine, interrupt, .. } = context;
-    let named = args.name.is_some();
-    let (detach, pass_code, no_pull) = (args.detach, args.exit_with_task_code, args.no_pull);
-    let around = Surroundings::of_process(engine.settings().clouds.names())
-        .map_err(|error| CliError::file("finding", std::path::Path::new("the current directory"), &error))?;
-    let checked = spec::check(&request(args)?, &around)?;
+    let named = args.what.name.is_some();
+    let manner = Manner { detach: args.detach, pass_code: args.exit_with_task_code, no_pull: args.no_pull };
+    let checked = match requested(context, args.what)? {
+        Requested::Configured(tasks) => return of_configuration(context, &tasks, manner).await,
+        Requested::Flags(checked) => checked,
+    };
     for warning in &checked.warnings {
-        ui.warning(warning);
+        context.ui.warning(warning);
     }
-    ui.status(&format!("task {}", checked.id));
+    context.ui.status(&format!("task {}", checked.id));
+    match order(context, &checked, named, manner).await? {
+        Ordered::Known(submitted) => to_the_end(context, &submitted, manner).await,
+        Ordered::Left(exit) => Ok(exit),
+    }
+}
 
+/// What is asked for, without mistakes.
+pub(super) enum Requested {
+    /// By flags.
+    Flags(Box<Checked>),
+    /// By the configuration of a folder: each with where it is declared; at least one.
+    Configured(Vec<(String, Checked)>),
+}
+
+/// What `submit` and `plan` are about: the flags' task, or those of the configuration when no flag describes one.
+pub(super) fn requested(context: &Context, args: WhatArgs) -> Result<Requested, CliError> {
+    let around = Surroundings::of_process(context.engine.settings().clouds.names())
+        .map_err(|error| CliError::file("finding", std::path::Path::new("the current directory"), &error))?;
+    let configured = args.configured.clone();
+    let request = request(args)?;
+    let plain = request == Request::default();
+    if configured.is_given() && !plain {
+        let message = "--file, --task, --var and --var-file are of a configuration, which has all the rest";
+        return Err(CliError::text(Exit::Usage, message)
+            .hint("leave out the flags and the command that describe a task, or those four"));
+    }
+    if plain && (configured.is_given() || Configured::is_here()) {
+        let chosen = configured.read(context)?;
+        let tasks = chosen.tasks();
+        let checked = chosen.configuration.check(&tasks, &chosen.inputs, &around)?;
+        let origins = tasks.iter().map(|task| format!("{} ({})", task.address, task.position));
+        return Ok(Requested::Configured(origins.zip(checked).collect()));
+    }
+    let checked = spec::check(&request, &around).map_err(|error| {
+        let error = CliError::from(error);
+        if request.script.is_none() && Configured::is_here() {
+            error.hint("the main.tf of this folder is used when no flag describes a task")
+        } else {
+            error
+        }
+    })?;
+    Ok(Requested::Flags(Box::new(checked)))
+}
+
+/// Every task is ordered before any is followed.
+async fn of_configuration(
+    context: &Context,
+    tasks: &[(String, Checked)],
+    manner: Manner,
+) -> Result<Exit, CliError> {
+    let mut names = Vec::with_capacity(tasks.len());
+    for (origin, checked) in tasks {
+        for warning in &checked.warnings {
+            context.ui.warning(&format!("{origin}: {warning}"));
+        }
+        context.ui.status(&format!("{origin} is task {}", checked.id));
+        names.push(checked.id.to_string());
+    }
+    let ordered: RefCell<Vec<Submitted>> = RefCell::new(Vec::new());
+    let exit = each(context, names, async |name| {
+        let Some((_, checked)) = tasks.iter().find(|(_, checked)| checked.id.as_str() == name) else {
+            return Ok(Exit::Success);
+        };
+        if tasks.len() > 1 {
+            context.ui.status(&format!("submitting task {name}"));
+        }
+        match order(context, checked, true, manner).await? {
+            Ordered::Known(submitted) => {
+                ordered.borrow_mut().push(*submitted);
+                Ok(Exit::Success)
+            }
+            Ordered::Left(exit) => Ok(exit),
+        }
+    })
+    .await;
+    let ordered = ordered.into_inner();
+    if manner.detach || matches!(exit, Ok(Exit::Detached)) || ordered.is_empty() {
+        return exit;
+    }
+    let failed = exit.err().map(|error| {
+        let exit = error.exit();
+        context.ui.error(&error.with_program(PROGRAM, &context.me));
+        exit
+    });
+    let count = ordered.len();
+    let ends: Vec<usize> = (0..count).collect();
+    let end = each(context, ends, async |n| {
+        let Some(submitted) = ordered.get(*n) else { return Ok(Exit::Success) };
+        if count > 1 {
+            context.ui.status(&format!("following task {} ({} of {count})", submitted.id, n + 1));
+        }
+        to_the_end(context, submitted, manner).await
+    })
+    .await?;
+    Ok(if end == Exit::Success { failed.unwrap_or(end) } else { end })
+}
+
+/// What is wanted of it once it is ordered.
+#[derive(Debug, Clone, Copy)]
+struct Manner {
+    detach: bool,
+    pass_code: bool,
+    no_pull: bool,
+}
+
+/// What has become of a submission.
+enum Ordered {
+    Known(Box<Submitted>),
+    /// By Ctrl-C.
+    Left(Exit),
+}
+
+async fn order(
+    context: &Context,
+    checked: &Checked,
+    named: bool,
+    manner: Manner,
+) -> Result<Ordered, CliError> {
+    let Context { ui, engine, interrupt, .. } = context;
+    let detach = manner.detach;
     let shown = Shown::new(ui).with_lines(!detach);
-    let submitted = interrupt.guard(engine.submit(&checked, &shown)).await;
+    let submitted = interrupt.guard(engine.submit(checked, &shown)).await;
     let ordered = shown.step().is_some_and(|step| step >= Step::Clock);
     drop(shown);
     let submitted = match submitted {
-        None => return Ok(cut_off(context, &checked, named, ordered)),
+        None => return Ok(Ordered::Left(cut_off(context, checked, named, ordered))),
         Some(Ok(submitted)) => submitted,
         Some(Err(error)) => {
             let error = CliError::from(error);
@@ -174,6 +312,15 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError>
             ui.data(format!("{}\n", submitted.id).as_bytes())?;
         }
         ui.hint(&format!("follow it: {}", context.command(&format!("attach {}", submitted.id))));
+    }
+    Ok(Ordered::Known(Box::new(submitted)))
+}
+
+/// Follows a task that was ordered, and brings its results home.
+async fn to_the_end(context: &Context, submitted: &Submitted, manner: Manner) -> Result<Exit, CliError> {
+    let ui = &context.ui;
+    let Manner { detach, pass_code, no_pull } = manner;
+    if detach {
         return Ok(Exit::Success);
     }
     let ended_before = submitted.outcome == SubmitOutcome::Ended;
@@ -209,8 +356,8 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<Exit, CliError>
 
 /// Flags as the specification takes them. A flag that is not passed on here is an unread field, which does not
 /// compile without a warning; a field of the request without a flag does not compile at all.
-fn request(args: Args) -> Result<Request, CliError> {
-    let Args { script, machine, files, .. } = args;
+fn request(args: WhatArgs) -> Result<Request, CliError> {
+    let WhatArgs { script, machine, files, .. } = args;
     // `none` is how a person says it, `closed` how the specification does.
     let ingress = |from: String| if from == "none" { "closed".to_owned() } else { from };
     Ok(Request {
@@ -235,6 +382,8 @@ fn request(args: Args) -> Result<Request, CliError> {
         exclude: files.exclude,
         gitignore: files.gitignore,
         storage_container: files.storage,
+        subnets: machine.subnets,
+        provision_timeout: machine.provision_timeout,
     })
 }
 

@@ -1,6 +1,7 @@
 //! States, outcomes and reasons as people read them.
 
 use tpi_proto::state::{Failure, Outcome, Phase, SlotState, StopReason};
+use tpi_store::record::Unprovisioned;
 
 use crate::{
     cloud::MachineEnd,
@@ -50,12 +51,62 @@ pub(super) fn task_outcome(result: &TaskOutcome) -> String {
             let slots = super::human::count(u64::from(*unfinished), "slot");
             format!("was stopped with {slots} unfinished")
         }
+        TaskOutcome::Unprovisioned { reason, why } => {
+            let mut text = match reason {
+                Unprovisioned::Agent => unprovisioned(*reason).to_owned(),
+                Unprovisioned::Quota
+                | Unprovisioned::Permission
+                | Unprovisioned::Price
+                | Unprovisioned::Capacity
+                | Unprovisioned::Request
+                | Unprovisioned::Unknown => {
+                    format!("got no machine in the time given: {}", unprovisioned(*reason))
+                }
+            };
+            for tried in why {
+                // Lines of their own: there is one for each type and zone.
+                text.push_str("\n  ");
+                text.push_str(tried);
+            }
+            text
+        }
+    }
+}
+
+fn unprovisioned(reason: Unprovisioned) -> &'static str {
+    match reason {
+        Unprovisioned::Quota => "the account's limit is reached",
+        Unprovisioned::Permission => "not permitted",
+        Unprovisioned::Price => "the highest price is below the market's",
+        Unprovisioned::Capacity => "the cloud has no capacity",
+        Unprovisioned::Request => "the request cannot be served",
+        Unprovisioned::Agent => {
+            "every machine ended without its agent: what it fetched was not what was sent"
+        }
+        Unprovisioned::Unknown => "the cloud did not say why",
     }
 }
 
 /// What may help, where that can be told from how a task ended.
 #[must_use]
 pub(super) fn advice(result: &TaskOutcome) -> Option<&'static str> {
+    if let TaskOutcome::Unprovisioned { reason, .. } = result {
+        return Some(match reason {
+            Unprovisioned::Quota => {
+                "ask for a higher limit in the cloud's console, or choose a smaller --machine or another --region"
+            }
+            Unprovisioned::Permission => "see what has to be allowed: `tpi-controller aws policy`",
+            Unprovisioned::Price => "raise --spot, or leave it at 0 for the market's price",
+            Unprovisioned::Capacity => {
+                "try another --region or --machine, --spot -1 for on demand, or a longer --provision-timeout"
+            }
+            Unprovisioned::Request => "try another --machine, --image or --region",
+            Unprovisioned::Agent => {
+                "something has changed the agent in the store: destroy the task, see who may write there, and submit again"
+            }
+            Unprovisioned::Unknown => "try another --region or --machine, or a longer --provision-timeout",
+        });
+    }
     let TaskOutcome::Failed { outcome: Outcome::Failed { failure, .. }, .. } = result else { return None };
     match failure {
         Failure::AgentLost => Some(
@@ -76,10 +127,12 @@ pub(super) fn task_state(state: &TaskState) -> &'static str {
         TaskState::Stopping { reason: EndReason::Stopped } => "stopping",
         TaskState::Stopping { reason: EndReason::Deadline } => "stopping (deadline)",
         TaskState::Stopping { reason: EndReason::Destroyed } => "being destroyed",
+        TaskState::Stopping { reason: EndReason::Unprovisioned } => "stopping (no machine)",
         TaskState::Finished { outcome: TaskOutcome::Succeeded } => "succeeded",
         TaskState::Finished { outcome: TaskOutcome::Failed { .. } } => "failed",
         TaskState::Finished { outcome: TaskOutcome::TimedOut { .. } } => "timed out",
         TaskState::Finished { outcome: TaskOutcome::Stopped { .. } } => "stopped",
+        TaskState::Finished { outcome: TaskOutcome::Unprovisioned { .. } } => "got no machine",
         TaskState::Destroyed => "destroyed",
         TaskState::Orphaned => "orphaned",
     }

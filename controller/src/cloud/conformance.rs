@@ -12,7 +12,10 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tpi_proto::id::{MachineId, TaskId};
 
-use super::{Cloud, CloudError, CloudErrorKind, GroupSpec, GroupState, MachineEnd, Observed};
+use super::{
+    Cloud, CloudError, CloudErrorKind, GroupSpec, GroupState, Leftover, MachineEnd, Observed, Regions,
+    ResourceKind, plan::Resource,
+};
 
 /// What the suite needs to know of a cloud.
 #[async_trait]
@@ -33,6 +36,9 @@ pub trait Rig: Send + Sync {
 
     /// Removes part of what a group is made of, as a destroy that was cut off would leave it.
     async fn half_destroy(&self, task: &TaskId);
+
+    /// Everything that there is of a task but machines and their disks, found without the cloud's own code.
+    async fn resources(&self, task: &TaskId) -> Vec<Resource>;
 
     /// Longest time for the cloud to reach what is asked of it.
     fn patience(&self) -> Duration;
@@ -94,11 +100,13 @@ fn alive(observed: &Observed) -> Vec<MachineId> {
 pub async fn run(rig: &dyn Rig) -> Result<(), Violation> {
     let suite = Suite { rig, cloud: rig.cloud() };
     suite.absent_is_a_value().await?;
+    suite.a_plan_makes_nothing_and_tells_what_is_made().await?;
     suite.a_group_lives_and_goes().await?;
     suite.two_controllers_make_one_group().await?;
     suite.a_lost_machine_is_replaced().await?;
     suite.a_broken_group_is_made_whole().await?;
     suite.what_is_half_gone_goes_altogether().await?;
+    suite.what_is_left_is_found_and_removed().await?;
     suite.nothing_begins_after_the_deadline().await?;
     suite.nothing_outlives_the_deadline().await
 }
@@ -166,6 +174,31 @@ impl Suite<'_> {
         }
         self.expect_listed(case, &task, false).await?;
         self.remove(case, &task).await
+    }
+
+    async fn a_plan_makes_nothing_and_tells_what_is_made(&self) -> Result<(), Violation> {
+        let case = "a plan makes nothing, and tells what ensure makes";
+        let want = self.rig.want(2, hour()).await;
+        let plan = self.cloud.plan(&want).await.map_err(failed(case))?;
+        let before = self.rig.resources(&want.task).await;
+        if !before.is_empty() {
+            return Err(Violation::Other { case, cause: format!("there is {before:?}") });
+        }
+        let observed = self.cloud.observe(&want.task).await.map_err(failed(case))?;
+        if observed != Observed::absent() {
+            return Err(Violation::Found { case, found: Box::new(observed) });
+        }
+        let _observed = self.cloud.ensure(&want).await.map_err(failed(case))?;
+        let machines = usize::try_from(plan.machines).unwrap_or(usize::MAX);
+        let _observed = self.until(case, &want.task, |o| o.alive().count() == machines).await?;
+        let (mut planned, mut made) = (plan.resources, self.rig.resources(&want.task).await);
+        planned.sort();
+        made.sort();
+        if planned != made {
+            let cause = format!("planned were {planned:?} and made {made:?}");
+            return Err(Violation::Other { case, cause });
+        }
+        self.remove(case, &want.task).await
     }
 
     async fn a_group_lives_and_goes(&self) -> Result<(), Violation> {
@@ -247,6 +280,37 @@ impl Suite<'_> {
         let case = "a destroy that was cut off is finished by another one";
         let (want, _first) = self.make(case, 2).await?;
         self.rig.half_destroy(&want.task).await;
+        self.remove(case, &want.task).await
+    }
+
+    async fn what_is_left_is_found_and_removed(&self) -> Result<(), Violation> {
+        let case = "what is there of a task is told, each thing alone, and removing it leaves nothing";
+        let (want, seen) = self.make(case, 2).await?;
+        let things = async || -> Result<Vec<Leftover>, Violation> {
+            let all = self.cloud.survey(&Regions::Usual).await.map_err(failed(case))?;
+            Ok(all.into_iter().filter(|thing| thing.task == want.task).collect())
+        };
+        let found = things().await?;
+        let machines: Vec<&str> =
+            found.iter().filter(|t| t.kind == ResourceKind::Machine).map(|t| t.id.as_str()).collect();
+        let told = alive(&seen).iter().all(|id| machines.contains(&id.0.as_str()));
+        let group = found.iter().find(|t| t.kind == ResourceKind::ScalingGroup);
+        // The deadline may be told in whole seconds.
+        let late =
+            |at: Timestamp| at.duration_since(want.deadline).abs() <= jiff::SignedDuration::from_secs(1);
+        let dated =
+            group.is_some_and(|g| g.deadline.is_some_and(late) && g.store.as_ref() == Some(&want.store));
+        if !told || machines.len() != 2 || !dated {
+            return Err(Violation::Other { case, cause: format!("found {found:?}") });
+        }
+        self.rig.half_destroy(&want.task).await;
+        let left = things().await?;
+        self.cloud.remove(&left).await.map_err(failed(case))?;
+        self.cloud.remove(&left).await.map_err(failed(case))?;
+        let left = things().await?;
+        if !left.is_empty() {
+            return Err(Violation::Other { case, cause: format!("left are {left:?}") });
+        }
         self.remove(case, &want.task).await
     }
 

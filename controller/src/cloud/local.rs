@@ -6,6 +6,7 @@
 //! from the user: scripts run as the user does.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -20,13 +21,17 @@ use tpi_proto::{
     id::TaskId,
     spec::{CloudName, Ingress},
 };
+use tpi_store::{Store, StoreError};
+use url::Url;
 
 use self::{
     files::{Files, GroupConfig, LOCAL_VERSION, Ledger},
     process::ProcessId,
 };
 use super::{
-    Cloud, CloudError, CloudErrorKind, GroupSpec, GroupState, Leftovers, Machine, MachineEnd, Observed,
+    Cloud, CloudError, CloudErrorKind, GroupSpec, GroupState, Leftover, Leftovers, Machine, MachineEnd,
+    Observed, Regions,
+    plan::{Ceiling, CloudPlan, Offer, PriceBasis, Resource},
 };
 use crate::home::Home;
 
@@ -35,11 +40,14 @@ pub mod group;
 mod machine;
 mod process;
 mod release;
+mod survey;
 
 /// Longest time for a group to begin.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// Longest time for a group to end after SIGTERM: its own grace and some.
 const END_PATIENCE: Duration = Duration::from_secs(20);
+/// What a plan calls a group.
+const GROUP_KIND: &str = "scaling group";
 const POLL: Duration = Duration::from_millis(20);
 /// How long ended machines are remembered after a task was destroyed.
 const LEDGER_LIFE: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -48,6 +56,7 @@ const LEDGER_LIFE: SignedDuration = SignedDuration::from_hours(7 * 24);
 #[derive(Debug, Clone)]
 pub struct Local {
     root: PathBuf,
+    home: Home,
     program: Option<PathBuf>,
 }
 
@@ -55,7 +64,7 @@ impl Local {
     /// Keeps groups below the state directory; each is a process of this same program.
     #[must_use]
     pub fn new(home: &Home) -> Self {
-        Self { root: home.local_dir(), program: None }
+        Self { root: home.local_dir(), home: home.clone(), program: None }
     }
 
     /// Runs groups with another program that has the `local-group` command: for programs that only link
@@ -256,6 +265,29 @@ fn refused(operation: String, cause: &'static str) -> CloudError {
     }
 }
 
+fn creating(want: &GroupSpec) -> String {
+    format!("creating the group of {}", want.task)
+}
+
+/// Whether machines reach the store.
+fn reachable(want: &GroupSpec) -> Result<(), CloudError> {
+    if want.store.scheme() == "memory" {
+        return Err(refused(
+            creating(want),
+            "machines are other processes and cannot share memory with this one",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether anything may begin any more.
+fn in_time(want: &GroupSpec) -> Result<(), CloudError> {
+    if Timestamp::now() >= want.deadline {
+        return Err(refused(creating(want), "the task's deadline is over"));
+    }
+    Ok(())
+}
+
 /// Kills everything of these machines; whether nothing is left.
 async fn kill_all(machines: Vec<(tpi_proto::id::MachineId, Option<ProcessId>)>) -> bool {
     tokio::task::spawn_blocking(move || {
@@ -271,14 +303,35 @@ impl Cloud for Local {
         CloudName::Local
     }
 
+    async fn plan(&self, want: &GroupSpec) -> Result<CloudPlan, CloudError> {
+        reachable(want)?;
+        in_time(want)?;
+        let free = |machine: &str| Offer {
+            machine: machine.to_owned(),
+            zone: "this computer".to_owned(),
+            usd_per_hour: Some(0.0),
+            basis: PriceBasis::Free,
+        };
+        Ok(CloudPlan {
+            region: want.spec.region.clone(),
+            resources: vec![Resource::new(GROUP_KIND, want.task.as_str())],
+            machines: u32::from(want.spec.parallelism.get()),
+            offers: vec![free(&want.spec.machine)],
+            left_out: Vec::new(),
+            image: None,
+            subnets: Vec::new(),
+            openings: Vec::new(),
+            identity: None,
+            disk: None,
+            boot: None,
+            limits: Vec::new(),
+            ceiling: Ceiling { usd: Some(0.0), how: "machines are processes of this computer".to_owned() },
+            warnings: Vec::new(),
+        })
+    }
+
     async fn ensure(&self, want: &GroupSpec) -> Result<Observed, CloudError> {
-        let operation = || format!("creating the group of {}", want.task);
-        if want.store.scheme() == "memory" {
-            return Err(refused(
-                operation(),
-                "machines are other processes and cannot share memory with this one",
-            ));
-        }
+        reachable(want)?;
         let files = Files::new(&self.root, &want.task);
         let _lock = self.lock(&files).await?;
         let seen = self.look(&want.task)?;
@@ -286,10 +339,8 @@ impl Cloud for Local {
             GroupState::Active { .. } | GroupState::Ended => return Ok(seen),
             GroupState::Absent => {}
         }
-        if Timestamp::now() >= want.deadline {
-            return Err(refused(operation(), "the task's deadline is over"));
-        }
-        let creating = |e| failed(operation(), Leftovers::None, e);
+        in_time(want)?;
+        let creating = |e| failed(creating(want), Leftovers::None, e);
         let config = GroupConfig {
             version: LOCAL_VERSION,
             task: want.task.clone(),
@@ -367,6 +418,53 @@ impl Cloud for Local {
         tasks.sort();
         forget_old(&self.root.join(".ended"));
         Ok(tasks)
+    }
+
+    /// There is one region, whatever it is called.
+    async fn survey(&self, _regions: &Regions) -> Result<Vec<Leftover>, CloudError> {
+        let mut found = Vec::new();
+        for task in self.list().await? {
+            let seen = self.look(&task)?;
+            let of_group = survey::of_group(&self.root, &task, &seen)
+                .map_err(|e| failed(format!("reading the group of {task}"), Leftovers::Unknown, e))?;
+            found.extend(of_group);
+        }
+        let root = self.root.clone();
+        let homeless = tokio::task::spawn_blocking(move || survey::homeless(&root)).await;
+        found.extend(
+            homeless.map_err(|e| failed("looking through processes".to_owned(), Leftovers::Unknown, e))?,
+        );
+        Ok(found)
+    }
+
+    async fn remove(&self, things: &[Leftover]) -> Result<(), CloudError> {
+        let tasks: BTreeSet<&TaskId> = things.iter().map(|thing| &thing.task).collect();
+        for task in tasks {
+            let _gone = self.destroy(task).await?;
+        }
+        Ok(())
+    }
+
+    async fn stores(&self, _regions: &Regions) -> Result<Vec<Url>, CloudError> {
+        Ok(vec![self.store_url("").await?])
+    }
+
+    async fn make_store(&self, region: &str) -> Result<Url, CloudError> {
+        // A folder is made by who opens it.
+        self.store_url(region).await
+    }
+
+    async fn store_url(&self, _region: &str) -> Result<Url, CloudError> {
+        self.home
+            .store_url()
+            .map_err(|e| failed("naming the store of this computer".to_owned(), Leftovers::None, e))
+    }
+
+    async fn open_store(&self, url: &Url) -> Result<Option<Store>, StoreError> {
+        match url.scheme() {
+            "file" => Store::open(url).map(Some),
+            _ => Ok(None),
+        }
     }
 }
 

@@ -74,20 +74,35 @@ impl Destruction<'_> {
         let mut done = Done::default();
         let mut results = None;
         let mut seen: Option<Observed> = None;
+        // Why machines ended, where the cloud does not say.
+        let mut slots = Vec::new();
         let mut objects_deleted = 0;
         let created = self.intent().await?;
         if created.is_none() {
             self.warnings.push("the task's record is lost: only machines can be removed".to_owned());
         }
         let mut waiting = Waiting::new();
+        // What the step before has just learned is not asked for again; whose record it is, is.
+        let (mut same, mut looked): (Option<Facts>, Option<Observed>) = (None, None);
         loop {
-            let facts = Facts::read(&task.store, self.cloud, &task.id).await?;
+            let facts = match (same.take(), looked.take()) {
+                (Some(facts), _) => facts,
+                (None, Some(observed)) => Facts::read_beside(&task.store, &task.id, observed).await?,
+                (None, None) => {
+                    let read = Facts::read_what_can_be(&task.store, self.cloud, &task.id).await?;
+                    match read {
+                        (facts, None) => facts,
+                        (_, Some(error)) => return Err(EngineError::unproved(&task.id)(error)),
+                    }
+                }
+            };
+            if !facts.slots.is_empty() {
+                slots.clone_from(&facts.slots);
+            }
             // A record that was made since belongs to a new task of the same name: not ours to destroy.
             let record = facts.record.as_ref().filter(|r| Some(r.created) == created);
             if created.is_some() && record.is_none() {
-                if objects_deleted == 0 {
-                    self.warnings.push("another program has destroyed the task meanwhile".to_owned());
-                }
+                self.warnings.push("another program has destroyed the task meanwhile".to_owned());
                 break;
             }
             match facts.next(done) {
@@ -122,22 +137,28 @@ impl Destruction<'_> {
                     }
                     results = self.results(record, &facts.slots).await?;
                     done.results = true;
+                    looked = Some(facts.observed);
                 }
                 Action::RemoveMachines => {
                     self.begin(Step::Remove);
-                    seen = Some(self.cloud.destroy(&task.id).await.map_err(EngineError::cloud(&task.id))?);
+                    let gone = self.cloud.destroy(&task.id).await.map_err(EngineError::unproved(&task.id))?;
                     done.removed = true;
+                    seen = Some(gone.clone());
+                    same = Some(Facts { observed: gone, ..facts });
                     reached(Moment::After, Step::Remove);
                 }
                 Action::Prove => {
-                    seen = Some(self.prove(seen).await?);
+                    let proved = self.prove(seen).await?;
                     done.proved = true;
+                    looked = Some(proved.clone());
+                    seen = Some(proved);
                 }
                 Action::EraseStore => {
                     objects_deleted = self.erase().await?;
+                    break;
                 }
                 Action::Rest if created.is_none() => {
-                    let gone = self.cloud.destroy(&task.id).await.map_err(EngineError::cloud(&task.id))?;
+                    let gone = self.cloud.destroy(&task.id).await.map_err(EngineError::unproved(&task.id))?;
                     seen = Some(self.prove(Some(gone)).await?);
                     objects_deleted = self.leftovers().await?;
                     break;
@@ -148,6 +169,7 @@ impl Destruction<'_> {
                 | Action::PublishClient
                 | Action::StartClock
                 | Action::EnsureMachines
+                | Action::GiveUp
                 | Action::Wait
                 | Action::Rest) => {
                     return Err(EngineError::new(
@@ -161,9 +183,9 @@ impl Destruction<'_> {
         }
         let observed = match seen {
             Some(observed) => observed,
-            None => self.cloud.observe(&task.id).await.map_err(EngineError::cloud(&task.id))?,
+            None => self.cloud.observe(&task.id).await.map_err(EngineError::unproved(&task.id))?,
         };
-        let proof = proof(&observed, Timestamp::now());
+        let proof = proof(&observed, &slots, Timestamp::now());
         self.forget();
         Ok(DestroyReport {
             version: REPORT_VERSION,
@@ -239,8 +261,9 @@ impl Destruction<'_> {
         let task = &self.task.id;
         let begun = Instant::now();
         loop {
-            let observed = self.cloud.observe(task).await.map_err(EngineError::cloud(task))?;
-            let listed = self.cloud.list().await.map_err(EngineError::cloud(task))?.contains(task);
+            let looked = futures::future::try_join(self.cloud.observe(task), self.cloud.list()).await;
+            let (observed, listed) = looked.map_err(EngineError::unproved(task))?;
+            let listed = listed.contains(task);
             if observed.is_gone() && !listed {
                 reached(Moment::After, Step::Proof);
                 // What the cloud has forgotten meanwhile is still in the answer to destroy.

@@ -108,28 +108,83 @@ impl EngineError {
             .hint("choose another directory with `--state-dir DIR`")
     }
 
+    /// For `map_err` where a cloud that does not answer leaves open whether machines of a task are left.
+    pub(super) fn unproved(task: &TaskId) -> impl FnOnce(CloudError) -> Self {
+        move |error| {
+            let retry = error.kind.is_retryable();
+            let new = Self::new(
+                ErrorKind::LeftBehind,
+                format!("it cannot be proved that nothing of {task} is left"),
+            )
+            .of(task)
+            .because(error);
+            let new = if retry {
+                new.hint("the machines end by the deadline, whether the cloud answers or not")
+            } else {
+                new
+            };
+            new.hint(format!("to try again: `tpi-controller destroy {task}`"))
+        }
+    }
+
+    /// For `map_err` on errors of a cloud that are about no task.
+    pub(super) fn of_cloud(doing: impl Into<String>) -> impl FnOnce(CloudError) -> Self {
+        move |error| {
+            let (refused, hint) = of_cloud(error.kind);
+            let new = Self::new(refused, doing).because(error);
+            match hint {
+                Some(hint) => new.hint(hint),
+                None => new,
+            }
+        }
+    }
+
+    /// For `map_err` on what a cloud refuses before anything was made.
+    pub(super) fn planning(task: &TaskId) -> impl FnOnce(CloudError) -> Self {
+        move |error| {
+            let (refused, hint) = of_cloud(error.kind);
+            let new = Self::new(refused, format!("planning the machines of {task}")).because(error);
+            match hint {
+                Some(hint) => new.hint(hint),
+                None => new,
+            }
+        }
+    }
+
     /// For `map_err` on a cloud's errors.
     pub(super) fn cloud(task: &TaskId) -> impl FnOnce(CloudError) -> Self {
         move |error| {
-            let refused = match error.kind {
-                CloudErrorKind::Unauthenticated
-                | CloudErrorKind::PermissionDenied
-                | CloudErrorKind::QuotaExceeded
-                | CloudErrorKind::NoCapacity
-                | CloudErrorKind::InvalidSpec
-                | CloudErrorKind::NotSupported => ErrorKind::CloudRefused,
-                CloudErrorKind::Throttled | CloudErrorKind::Unavailable => ErrorKind::Unreachable,
-                CloudErrorKind::Other => ErrorKind::Internal,
-            };
+            let (refused, hint) = of_cloud(error.kind);
             let kind = match error.leftovers {
-                Leftovers::None => refused,
+                // What is left is named, and costs nothing: the cause is the news.
+                Leftovers::None | Leftovers::Free => refused,
                 Leftovers::Remaining | Leftovers::Unknown => ErrorKind::LeftBehind,
             };
-            let retry = error.kind.is_retryable();
             let new = Self::new(kind, format!("machines of {task}")).of(task).because(error);
-            let new = if retry { new.hint("run the same command again in a while") } else { new };
+            let new = match hint {
+                Some(hint) => new.hint(hint),
+                None => new,
+            };
             new.hint(format!("to remove whatever there is: `tpi-controller destroy {task}`"))
         }
+    }
+}
+
+fn of_cloud(kind: CloudErrorKind) -> (ErrorKind, Option<&'static str>) {
+    let again = Some("run the same command again in a while");
+    match kind {
+        CloudErrorKind::Unauthenticated => {
+            (ErrorKind::CloudRefused, Some("check the credentials in your environment"))
+        }
+        CloudErrorKind::PermissionDenied => {
+            (ErrorKind::CloudRefused, Some("see what has to be allowed: `tpi-controller aws policy`"))
+        }
+        CloudErrorKind::QuotaExceeded | CloudErrorKind::InvalidSpec | CloudErrorKind::NotSupported => {
+            (ErrorKind::CloudRefused, None)
+        }
+        CloudErrorKind::NoCapacity => (ErrorKind::CloudRefused, again),
+        CloudErrorKind::Throttled | CloudErrorKind::Unavailable => (ErrorKind::Unreachable, again),
+        CloudErrorKind::Other => (ErrorKind::Internal, None),
     }
 }
 

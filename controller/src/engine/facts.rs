@@ -3,18 +3,19 @@
 use futures::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use tpi_proto::{
+    fault::chain,
     id::TaskId,
-    state::{STATUS_VERSION, SlotStatus},
+    state::{STATUS_VERSION, SlotState, SlotStatus},
 };
 use tpi_store::{
-    Store, StoreErrorKind, Version,
+    Store, StoreError, StoreErrorKind, Version,
     layout::TaskKeys,
-    record::{Intent, RECORD_VERSION, StopRequest, TaskRecord},
+    record::{RECORD_VERSION, StopRequest, TaskRecord},
 };
 
 use super::{EngineError, ErrorKind, Proof, ProofLine};
 use crate::{
-    cloud::{Cloud, GroupState, Observed},
+    cloud::{Cloud, CloudError, GroupState, Machine, MachineEnd, Observed},
     task::{self, Action, Done, Machines, TaskState},
 };
 
@@ -29,6 +30,8 @@ pub(super) struct Facts {
     pub(super) slots: Vec<SlotStatus>,
     pub(super) stop_requested: bool,
     pub(super) observed: Observed,
+    /// Why the cloud could not be asked; then nothing is known of machines.
+    pub(super) blind: Option<String>,
     pub(super) now: Timestamp,
 }
 
@@ -40,18 +43,49 @@ impl Facts {
         Ok(facts)
     }
 
-    /// The same for who submits: a cloud is asked only once machines may have been ordered. A real one takes its
-    /// time, and what is done before that does not depend on its answer.
-    pub(super) async fn read_to_submit(
+    /// The same for who looks only: what the store says is told even where the cloud cannot be asked. With the
+    /// cloud's error.
+    pub(super) async fn read_what_can_be(
         store: &Store,
         cloud: &dyn Cloud,
         task: &TaskId,
-    ) -> Result<Self, EngineError> {
+    ) -> Result<(Self, Option<CloudError>), EngineError> {
         let mut facts = Self::in_store(store, task).await?;
-        if facts.record.as_ref().is_none_or(|record| record.intent != Intent::Submit) {
-            facts.ask(cloud, task).await?;
+        let asked = cloud.observe(task).await;
+        facts.now = Timestamp::now();
+        match asked {
+            Ok(observed) => {
+                facts.observed = observed;
+                Ok((facts, None))
+            }
+            Err(error) => {
+                facts.blind = Some(chain(&error));
+                Ok((facts, Some(error)))
+            }
         }
-        Ok(facts)
+    }
+
+    /// Of a task that is being submitted: what the record says is all there is. A slot, a request to stop and a
+    /// machine can be there only once machines were ordered.
+    pub(super) fn before_machines(record: TaskRecord) -> Self {
+        Self {
+            record: Some(record),
+            slots: Vec::new(),
+            stop_requested: false,
+            observed: Observed::absent(),
+            blind: None,
+            now: Timestamp::now(),
+        }
+    }
+
+    /// With machines that have just been seen.
+    pub(super) async fn read_beside(
+        store: &Store,
+        task: &TaskId,
+        observed: Observed,
+    ) -> Result<Self, EngineError> {
+        let facts = Self::in_store(store, task).await?;
+        Ok(Self { observed, now: Timestamp::now(), ..facts })
     }
 
     async fn ask(&mut self, cloud: &dyn Cloud, task: &TaskId) -> Result<(), EngineError> {
@@ -61,22 +95,37 @@ impl Facts {
     }
 
     async fn in_store(store: &Store, task: &TaskId) -> Result<Self, EngineError> {
-        let record = read_record(store, task).await?.map(|(record, _)| record);
-        // Slots before machines: a machine that is seen alive may have ended its slot since, never the reverse.
-        let slots = read_slots(store, task).await?;
         let keys = TaskKeys::new(task);
-        let stop_requested = store
-            .get_json::<StopRequest>(&keys.stop())
-            .await
-            .map_err(EngineError::store(format!("reading whether {task} shall stop")))?
-            .is_some();
-        Ok(Self { record, slots, stop_requested, observed: Observed::absent(), now: Timestamp::now() })
+        let stop = async {
+            let found = store.get_json::<StopRequest>(&keys.stop()).await;
+            found.map_err(EngineError::store(format!("reading whether {task} shall stop")))
+        };
+        // Slots before machines: a machine that is seen alive may have ended its slot since, never the reverse.
+        let (record, slots, stop) =
+            futures::future::try_join3(read_record(store, task), read_slots(store, task), stop).await?;
+        let (record, stop_requested) = (record.map(|(record, _)| record), stop.is_some());
+        Ok(Self {
+            record,
+            slots,
+            stop_requested,
+            observed: Observed::absent(),
+            blind: None,
+            now: Timestamp::now(),
+        })
     }
 
     pub(super) fn machines(&self) -> Machines {
+        if self.blind.is_some() {
+            // As many as the slots speak of, and more may come.
+            let working = self.slots.iter().filter(|slot| !slot.state.is_final()).count();
+            let alive = u32::try_from(working).unwrap_or(u32::MAX);
+            return Machines { group: true, alive, seen: true, ended: false };
+        }
         Machines {
             group: matches!(self.observed.group, GroupState::Active { .. }),
             alive: u32::try_from(self.observed.alive().count()).unwrap_or(u32::MAX),
+            seen: !self.observed.machines.is_empty(),
+            ended: self.observed.group == GroupState::Ended,
         }
     }
 
@@ -96,7 +145,11 @@ impl Facts {
     }
 
     pub(super) fn proof(&self) -> Proof {
-        proof(&self.observed, self.now)
+        let proof = proof(&self.observed, &self.slots, self.now);
+        match &self.blind {
+            None => proof,
+            Some(why) => Proof { nothing_left: false, unproved: Some(why.clone()), ..proof },
+        }
     }
 
     /// Whether machines live although the deadline is over.
@@ -106,7 +159,20 @@ impl Facts {
     }
 }
 
-pub(super) fn proof(observed: &Observed, now: Timestamp) -> Proof {
+/// What a machine's own slot says of its end, where the cloud is silent.
+fn end_by_slot(slots: &[SlotStatus], machine: &Machine) -> Option<MachineEnd> {
+    // Slots name their newest machine only: of earlier ones nothing is said.
+    let slot = slots.iter().find(|slot| slot.machine == machine.id)?;
+    match &slot.state {
+        // It went after its work was done.
+        SlotState::Finished { .. } => Some(MachineEnd::Released),
+        SlotState::Interrupted | SlotState::Active { .. } | SlotState::Stopping { .. } => {
+            Some(MachineEnd::Lost)
+        }
+    }
+}
+
+pub(super) fn proof(observed: &Observed, slots: &[SlotStatus], now: Timestamp) -> Proof {
     let machines: Vec<ProofLine> = observed
         .machines
         .iter()
@@ -116,13 +182,14 @@ pub(super) fn proof(observed: &Observed, now: Timestamp) -> Proof {
                 machine: m.id.clone(),
                 launched: m.launched,
                 ended: m.ended,
-                end: m.end,
+                end: m.end.or_else(|| m.ended.and_then(|_| end_by_slot(slots, m))),
                 seconds,
                 usd: m.usd_per_hour.map(|rate| rate * seconds / 3600.0),
             }
         })
         .collect();
     Proof {
+        unproved: None,
         nothing_left: observed.alive().next().is_none()
             && !matches!(observed.group, GroupState::Active { .. }),
         checked: now,
@@ -130,6 +197,12 @@ pub(super) fn proof(observed: &Observed, now: Timestamp) -> Proof {
         usd: machines.iter().map(|m| m.usd).sum(),
         machines,
     }
+}
+
+/// Whether a record could not be read because its whole bucket is not there: then there is none.
+pub(super) fn is_no_bucket(error: &EngineError) -> bool {
+    let source = error.source.as_ref().and_then(|source| source.downcast_ref::<StoreError>());
+    source.is_some_and(|source| source.kind == StoreErrorKind::Unsupported)
 }
 
 /// Refuses the record of a newer program.
@@ -197,18 +270,32 @@ pub(super) enum Change {
 pub(super) async fn change_record(
     store: &Store,
     task: &TaskId,
-    mut decide: impl FnMut(&mut TaskRecord) -> Result<Change, EngineError>,
+    decide: impl FnMut(&mut TaskRecord) -> Result<Change, EngineError>,
 ) -> Result<Option<TaskRecord>, EngineError> {
+    Ok(change_known(store, task, None, decide).await?.map(|(record, _)| record))
+}
+
+/// [`change_record`] of a record that is known already; it is read only when it is another one by now.
+pub(super) async fn change_known(
+    store: &Store,
+    task: &TaskId,
+    mut known: Option<(TaskRecord, Version)>,
+    mut decide: impl FnMut(&mut TaskRecord) -> Result<Change, EngineError>,
+) -> Result<Option<(TaskRecord, Version)>, EngineError> {
     let key = TaskKeys::new(task).record();
     loop {
-        let Some((mut record, version)) = read_record(store, task).await? else { return Ok(None) };
+        let found = match known.take() {
+            Some(known) => Some(known),
+            None => read_record(store, task).await?,
+        };
+        let Some((mut record, version)) = found else { return Ok(None) };
         match decide(&mut record)? {
-            Change::Keep => return Ok(Some(record)),
+            Change::Keep => return Ok(Some((record, version))),
             Change::Write => {}
         }
         WRITER.clone_into(&mut record.writer);
         match store.update_json(&key, &record, &version).await {
-            Ok(_version) => return Ok(Some(record)),
+            Ok(version) => return Ok(Some((record, version))),
             Err(error) if error.kind == StoreErrorKind::Conflict => {}
             Err(error) => {
                 return Err(EngineError::store(format!("writing the record of {task}"))(error));

@@ -13,8 +13,13 @@ use tpi_store::{Store, layout};
 use super::{
     Engine, EngineError, ErrorKind, ListEntry, ListReport, Located, REPORT_VERSION, StatusReport,
     facts::{self, Facts},
+    give_up,
 };
-use crate::{cloud::GroupState, home::KnownTask, task::TaskState};
+use crate::{
+    cloud::{GroupState, Regions},
+    home::KnownTask,
+    task::TaskState,
+};
 
 /// Where a task may be looked for.
 #[derive(Debug, Clone)]
@@ -23,17 +28,27 @@ struct Place {
     store: Store,
 }
 
-fn open(url: &url::Url) -> Result<Store, EngineError> {
-    Store::open(url).map_err(EngineError::store(format!("opening the store {url}")))
-}
-
-/// The default store of every cloud that has one; tasks of others are found by what is noted here.
-fn places(engine: &Engine) -> Result<Vec<Place>, EngineError> {
-    let stores = engine.settings().clouds.names().filter_map(|cloud| {
-        let url = engine.store_url(cloud).ok().filter(|url| Engine::may_keep(cloud, url))?;
-        Some((cloud, url))
-    });
-    stores.map(|(cloud, url)| Ok(Place { cloud, store: open(&url)? })).collect()
+/// The clouds' own stores, or the one that is named; tasks elsewhere are found by what is noted here, and by what is
+/// written on their machines. With what could not be asked.
+async fn places(engine: &Engine) -> (Vec<Place>, Vec<EngineError>) {
+    let (mut places, mut errors) = (Vec::new(), Vec::new());
+    let clouds: Vec<_> = engine.settings().clouds.all().collect();
+    let stores = clouds.iter().map(|cloud| engine.stores(cloud.as_ref(), &Regions::Usual));
+    let stores = futures::future::join_all(stores).await;
+    for (cloud, urls) in clouds.iter().zip(stores) {
+        match urls {
+            Ok(urls) => {
+                for url in urls {
+                    match engine.open(&url).await {
+                        Ok(store) => places.push(Place { cloud: cloud.name(), store }),
+                        Err(error) => errors.push(error),
+                    }
+                }
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+    (places, errors)
 }
 
 fn not_found(text: &str) -> EngineError {
@@ -56,17 +71,53 @@ pub(super) async fn locate(engine: &Engine, text: &str) -> Result<Located, Engin
     }
     let known: BTreeMap<TaskId, KnownTask> =
         home.known().map_err(EngineError::home)?.into_iter().map(|k| (k.id.clone(), k)).collect();
+    // Those that are known here first: elsewhere is looked only where none of them is meant.
+    let noted = known.values().filter(|known| known.id.name() == wanted);
+    let noted = futures::future::join_all(noted.map(async |known| {
+        let store = engine.open(&known.store).await?;
+        recorded(&Place { cloud: known.cloud, store }, &known.id).await
+    }));
+    let noted: Vec<Located> = match engine.settings().store {
+        // Unless another store is named now.
+        Some(_) => Vec::new(),
+        None => noted.await.into_iter().filter_map(Result::ok).flatten().collect(),
+    };
+    if !noted.is_empty() {
+        return one_of(text, noted);
+    }
     let mut candidates: BTreeSet<TaskId> = known.keys().cloned().collect();
-    for place in places(engine)? {
-        candidates.extend(stored(&place.store).await?);
-        candidates.extend(listed(engine, place.cloud).await?);
+    let (places, mut errors) = places(engine).await;
+    for tasks in futures::future::join_all(places.iter().map(|place| stored(&place.store))).await {
+        match tasks {
+            Ok(tasks) => candidates.extend(tasks),
+            Err(error) => errors.push(error),
+        }
+    }
+    let clouds: BTreeSet<CloudName> = places.iter().map(|place| place.cloud).collect();
+    for tasks in futures::future::join_all(clouds.into_iter().map(|cloud| listed(engine, cloud))).await {
+        match tasks {
+            Ok(tasks) => candidates.extend(tasks),
+            Err(error) => errors.push(error),
+        }
     }
     let mut found = Vec::new();
     for id in candidates.into_iter().filter(|id| id.name() == wanted) {
-        if let Some(located) = find(engine, &id, known.get(&id)).await? {
-            found.push(located);
+        match find_in(engine, &id, known.get(&id), Some(&places)).await {
+            Ok(located) => found.extend(located),
+            Err(error) => errors.push(error),
         }
     }
+    // What cannot be asked does not hide what is found elsewhere; where nothing is found it may be there.
+    if found.is_empty()
+        && let Some(error) = errors.into_iter().next()
+    {
+        return Err(error);
+    }
+    one_of(text, found)
+}
+
+/// The one that is meant by a name.
+fn one_of(text: &str, mut found: Vec<Located>) -> Result<Located, EngineError> {
     // The whole name decides where identifiers hold only its beginning.
     let exact = |l: &Located| l.record.as_ref().is_some_and(|r| r.spec.name == text);
     if found.len() > 1 && found.iter().filter(|l| exact(l)).count() == 1 {
@@ -89,37 +140,93 @@ async fn find(
     id: &TaskId,
     known: Option<&KnownTask>,
 ) -> Result<Option<Located>, EngineError> {
-    let known = known.map(|k| Ok(Place { cloud: k.cloud, store: open(&k.store)? })).transpose()?;
-    let places = places(engine)?;
-    // A store that is named now counts before the one that was noted when the task was submitted.
-    let ordered: Vec<Place> = match &engine.settings().store {
-        Some(_) => places.into_iter().chain(known).collect(),
-        None => known.into_iter().chain(places).collect(),
-    };
+    find_in(engine, id, known, None).await
+}
+
+/// [`find`] with the places that have been asked for already.
+async fn find_in(
+    engine: &Engine,
+    id: &TaskId,
+    known: Option<&KnownTask>,
+    places_known: Option<&[Place]>,
+) -> Result<Option<Located>, EngineError> {
     let mut options: Vec<Place> = Vec::new();
-    for place in ordered {
-        if options.iter().all(|p| p.store.url() != place.store.url() || p.cloud != place.cloud) {
-            options.push(place);
+    let noted = match known {
+        Some(known) => Some(Place { cloud: known.cloud, store: engine.open(&known.store).await? }),
+        None => None,
+    };
+    // A store that is named now counts before the one that was noted when the task was submitted. Others are not
+    // even looked for when the record is where it was noted.
+    if engine.settings().store.is_none()
+        && let Some(noted) = &noted
+    {
+        if let Some(located) = recorded(noted, id).await? {
+            return Ok(Some(located));
         }
+        options.push(noted.clone());
+    }
+    let (others, errors) = match places_known {
+        Some(places) => (places.to_vec(), Vec::new()),
+        None => places(engine).await,
+    };
+    for place in others.into_iter().chain(noted) {
+        if options.iter().any(|p| p.store.url() == place.store.url() && p.cloud == place.cloud) {
+            continue;
+        }
+        if let Some(located) = recorded(&place, id).await? {
+            return Ok(Some(located));
+        }
+        options.push(place);
     }
     for place in &options {
-        if let Some((record, _)) = facts::read_record(&place.store, id).await? {
-            return Ok(Some(Located {
-                id: id.clone(),
-                cloud: record.spec.cloud,
-                store: place.store.clone(),
-                record: Some(record),
-            }));
+        if !listed(engine, place.cloud).await?.contains(id) {
+            continue;
         }
+        // What is there of it says where its record is.
+        if let Some(told) = told_by_things(engine, place.cloud, id).await? {
+            return Ok(Some(told));
+        }
+        let (cloud, store) = (place.cloud, place.store.clone());
+        return Ok(Some(Located { id: id.clone(), cloud, store, record: None }));
     }
     for place in options {
-        if listed(engine, place.cloud).await?.contains(id) || has_objects(&place.store, id).await? {
-            return Ok(Some(Located {
-                id: id.clone(),
-                cloud: place.cloud,
-                store: place.store,
-                record: None,
-            }));
+        if has_objects(&place.store, id).await? {
+            let Place { cloud, store } = place;
+            return Ok(Some(Located { id: id.clone(), cloud, store, record: None }));
+        }
+    }
+    // Nowhere else; where it could not be looked for, it may be.
+    errors.into_iter().next().map_or(Ok(None), Err)
+}
+
+async fn recorded(place: &Place, id: &TaskId) -> Result<Option<Located>, EngineError> {
+    let found = facts::read_record(&place.store, id).await?;
+    Ok(found.map(|(record, _)| Located {
+        id: id.clone(),
+        cloud: record.spec.cloud,
+        store: place.store.clone(),
+        record: Some(record),
+    }))
+}
+
+/// The record in a store that is known only from what carries the task's mark.
+async fn told_by_things(
+    engine: &Engine,
+    cloud: CloudName,
+    id: &TaskId,
+) -> Result<Option<Located>, EngineError> {
+    let things = engine.cloud(cloud)?.survey(&Regions::Usual).await;
+    let things =
+        things.map_err(EngineError::of_cloud(format!("looking at what there is of {id} in {cloud}")))?;
+    let urls: BTreeSet<url::Url> =
+        things.into_iter().filter(|thing| thing.task == *id).filter_map(|thing| thing.store).collect();
+    for url in urls {
+        let place = Place { cloud, store: engine.open(&url).await? };
+        match recorded(&place, id).await {
+            Ok(Some(located)) => return Ok(Some(located)),
+            Ok(None) => {}
+            // Without it the machines can still be removed.
+            Err(error) => tracing::warn!(store = %url, error = %chain(&error), "the record cannot be read"),
         }
     }
     Ok(None)
@@ -152,9 +259,18 @@ async fn listed(engine: &Engine, cloud: CloudName) -> Result<Vec<TaskId>, Engine
 
 pub(super) async fn status(engine: &Engine, task: &Located) -> Result<StatusReport, EngineError> {
     let cloud = engine.cloud(task.cloud)?;
-    let facts = Facts::read(&task.store, cloud.as_ref(), &task.id).await?;
-    if facts.record.is_none() && facts.machines().gone() {
-        return Err(not_found(task.id.as_str()));
+    let (facts, blind) = Facts::read_what_can_be(&task.store, cloud.as_ref(), &task.id).await?;
+    let facts = match blind {
+        None => give_up::where_in_vain(&task.store, cloud.as_ref(), &task.id, facts).await?,
+        Some(_) => facts,
+    };
+    if facts.record.is_none() {
+        if let Some(error) = blind {
+            return Err(EngineError::unproved(&task.id)(error));
+        }
+        if facts.machines().gone() {
+            return Err(not_found(task.id.as_str()));
+        }
     }
     let mut warnings = Vec::new();
     let overdue = facts.overdue();
@@ -175,10 +291,9 @@ pub(super) async fn status(engine: &Engine, task: &Located) -> Result<StatusRepo
         GroupState::Active { size } => size,
         GroupState::Absent | GroupState::Ended => 0,
     };
-    if facts.machines().alive < wanted {
-        let told = facts.observed.shortages.iter().map(|shortage| format!("{shortage} (it is tried again)"));
-        warnings.extend(told);
-    }
+    let missing = facts.machines().alive < wanted;
+    let shortages = if missing { facts.observed.shortages.clone() } else { Vec::new() };
+    warnings.extend(shortages.iter().map(|shortage| format!("{shortage} (it is tried again)")));
     Ok(StatusReport {
         version: REPORT_VERSION,
         id: task.id.clone(),
@@ -189,8 +304,9 @@ pub(super) async fn status(engine: &Engine, task: &Located) -> Result<StatusRepo
         created: facts.record.as_ref().map(|r| r.created),
         deadline: facts.record.as_ref().and_then(|r| r.deadline),
         spec: facts.record.as_ref().map(|r| r.spec.clone()),
-        group: facts.observed.group,
+        group: facts.blind.is_none().then_some(facts.observed.group),
         proof: facts.proof(),
+        shortages,
         overdue,
         slots: facts.slots,
         warnings,
@@ -212,17 +328,20 @@ pub(super) async fn list(engine: &Engine) -> Result<ListReport, EngineError> {
     let mut ids: BTreeSet<TaskId> = known.iter().map(|k| k.id.clone()).collect();
     let known: BTreeMap<TaskId, KnownTask> = known.into_iter().map(|k| (k.id.clone(), k)).collect();
     let (mut asked, mut failure) = (false, None);
-    for place in places(engine)? {
-        for found in [stored(&place.store).await, listed(engine, place.cloud).await] {
-            match found {
-                Ok(found) => {
-                    asked = true;
-                    ids.extend(found);
-                }
-                Err(error) => {
-                    warn(&error);
-                    failure = Some(error);
-                }
+    let (places, errors) = places(engine).await;
+    let clouds: BTreeSet<CloudName> = places.iter().map(|place| place.cloud).collect();
+    let stored = futures::future::join_all(places.iter().map(|place| stored(&place.store)));
+    let listed = futures::future::join_all(clouds.into_iter().map(|cloud| listed(engine, cloud)));
+    let (stored, listed) = futures::future::join(stored, listed).await;
+    for found in stored.into_iter().chain(listed).chain(errors.into_iter().map(Err)) {
+        match found {
+            Ok(found) => {
+                asked = true;
+                ids.extend(found);
+            }
+            Err(error) => {
+                warn(&error);
+                failure = Some(error);
             }
         }
     }
@@ -232,7 +351,8 @@ pub(super) async fn list(engine: &Engine) -> Result<ListReport, EngineError> {
     let mut tasks = Vec::new();
     for id in ids {
         let entry = async {
-            let Some(located) = find(engine, &id, known.get(&id)).await? else { return Ok(None) };
+            let found = find_in(engine, &id, known.get(&id), Some(&places)).await?;
+            let Some(located) = found else { return Ok(None) };
             let cloud = engine.cloud(located.cloud)?;
             let facts = Facts::read(&located.store, cloud.as_ref(), &id).await?;
             let state = facts.state();

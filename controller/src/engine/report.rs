@@ -6,14 +6,17 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tpi_proto::{
     id::{MachineId, SlotIndex, TaskId},
-    spec::{CloudName, TaskSpec},
+    spec::{CloudName, Spot, TaskSpec},
     state::SlotStatus,
 };
-use tpi_store::{record::Intent, snapshot::RestoreReport};
+use tpi_store::{
+    record::Intent,
+    snapshot::{PlanSummary, RestoreReport},
+};
 use url::Url;
 
 use crate::{
-    cloud::{GroupState, MachineEnd},
+    cloud::{GroupState, Leftover, MachineEnd, Shortage, plan::CloudPlan},
     task::TaskState,
 };
 
@@ -59,6 +62,49 @@ pub enum SubmitOutcome {
     Ended,
 }
 
+/// Answer of plan: what submitting would do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlanReport {
+    /// Version of this shape.
+    pub version: u32,
+    /// The task; of one without a name, another one each time.
+    pub id: TaskId,
+    /// As the user wrote it.
+    pub name: String,
+    /// Where.
+    pub cloud: CloudName,
+    /// Where its record would be.
+    pub store: Url,
+    /// How machines would be bought.
+    pub buys: Spot,
+    /// When everything would have ended, were it submitted now.
+    pub ends_by: Timestamp,
+    /// Longest time that the task may exist.
+    pub timeout_seconds: u64,
+    /// Longest wait for a first machine; absent: as long as the task may exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provision_timeout_seconds: Option<u64>,
+    /// What would be sent.
+    pub sends: Sending,
+    /// What the cloud would make, and what that costs.
+    pub plan: CloudPlan,
+    /// Things the user should know, beside the plan's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// What would be sent to the store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sending {
+    /// Directory; absent: nothing but the agent is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    /// Its files, and what of them the store has already.
+    pub files: PlanSummary,
+    /// The agent's program.
+    pub agent_bytes: u64,
+}
+
 /// Answer of status.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StatusReport {
@@ -87,8 +133,12 @@ pub struct StatusReport {
     pub deadline: Option<Timestamp>,
     /// Slots that were claimed, in order.
     pub slots: Vec<SlotStatus>,
-    /// The group.
-    pub group: GroupState,
+    /// The group; absent when the cloud could not be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupState>,
+    /// What could not be had, the newest first, where machines are missing; the group keeps trying.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shortages: Vec<Shortage>,
     /// Whether machines live although the deadline is over, which should never be.
     pub overdue: bool,
     /// Proof, or what is missing for it.
@@ -103,6 +153,9 @@ pub struct StatusReport {
 pub struct Proof {
     /// Whether the cloud, asked by tag, has nothing of the task.
     pub nothing_left: bool,
+    /// Why the cloud could not be asked; then nothing is known, and nothing proved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unproved: Option<String>,
     /// When it was asked.
     pub checked: Timestamp,
     /// Machines as far as the cloud remembers them.
@@ -122,7 +175,7 @@ pub struct ProofLine {
     pub launched: Timestamp,
     /// When it ended; absent while it lives.
     pub ended: Option<Timestamp>,
-    /// Why it ended.
+    /// Why it ended; absent while it lives, and where neither the cloud nor the machine's own slot tells.
     pub end: Option<MachineEnd>,
     /// How long it lived, or has lived so far.
     pub seconds: f64,
@@ -229,4 +282,82 @@ pub struct DestroyReport {
     /// Things the user should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+/// Answer of sweep.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SweepReport {
+    /// Version of this shape.
+    pub version: u32,
+    /// Everything that was found, by task.
+    pub things: Vec<SweptThing>,
+    /// How many of them are gone now.
+    pub removed: u32,
+    /// How many are there that may be wanted by nobody.
+    pub left: u32,
+    /// What could not be asked or removed, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// One thing that a sweep found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SweptThing {
+    /// Where.
+    pub cloud: CloudName,
+    /// The thing.
+    #[serde(flatten)]
+    pub thing: Leftover,
+    /// How long it has been there; absent where the cloud does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_seconds: Option<f64>,
+    /// Whether the deadline that is written on it is over.
+    pub overdue: bool,
+    /// Whether its task has a record.
+    pub record: RecordState,
+    /// What that comes to.
+    pub verdict: Verdict,
+    /// Whether it was removed, and is gone.
+    pub removed: bool,
+}
+
+/// Whether a task has a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordState {
+    /// It has.
+    Present,
+    /// It has none in any store that is known.
+    Absent,
+    /// A store that may have it cannot be read.
+    Unknown,
+}
+
+/// What a sweep thinks of a thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Its task is alive, or its objects have a record.
+    Wanted,
+    /// Its task has no record.
+    Orphaned,
+    /// Its task's deadline is over.
+    Overdue,
+    /// It cannot be told.
+    Unknown,
+    /// Unwanted, and younger than what is meant.
+    Young,
+    /// Orphaned objects among which are results: only who gives them up deletes them.
+    Results,
+}
+
+impl Verdict {
+    /// Whether it should not be there, or may be that.
+    #[must_use]
+    pub fn is_unwanted(self) -> bool {
+        match self {
+            Self::Orphaned | Self::Overdue | Self::Unknown | Self::Results => true,
+            Self::Wanted | Self::Young => false,
+        }
+    }
 }

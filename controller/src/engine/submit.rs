@@ -1,25 +1,30 @@
-//! Submit: record, environment, workspace, agent, certificate, clock, machines.
+//! Submit: record, then environment, workspace, agent, certificate and the store's clock at once, then the deadline,
+//! then machines.
 //!
-//! What is done next is decided anew after each step from what is in the store, so a second controller that
-//! does the same, or this one run again, finishes what is missing and repeats nothing that matters.
+//! What is done next is decided anew after each step from the record, so a second controller that does the same, or
+//! this one run again, finishes what is missing and repeats nothing that matters. The record is read when somebody
+//! else may have written it: as long as it is ours alone, each step swaps it for the next version.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::{Mutex, OnceCell};
 use tpi_proto::spec::{StorageSpec, TaskSpec};
 use tpi_store::{
-    Store, StoreErrorKind,
+    Store, StoreErrorKind, Version,
     layout::TaskKeys,
     record::{Environment, Intent, RECORD_VERSION, TaskRecord},
     rules::Rules,
     snapshot::{self, PushOptions, Space},
 };
+use url::Url;
 
 use super::{
     Engine, EngineError, ErrorKind, Observer, Progress, REPORT_VERSION, Step, SubmitOutcome, Submitted,
@@ -29,19 +34,84 @@ use super::{
     progress::Relay,
 };
 use crate::{
-    cloud::{Cloud, GroupSpec},
+    cloud::{
+        Cloud, GroupSpec,
+        plan::{CloudPlan, Room},
+    },
     home::{Home, KnownTask},
     link::UserIdentity,
     spec::Checked,
     task::{Action, Done, TaskState},
 };
 
-struct Submission<'a> {
+pub(super) struct Submission<'a> {
     home: &'a Home,
+    url: Url,
     store: Store,
+    /// The record as it was read or written last.
+    known: Mutex<Option<(TaskRecord, Version)>>,
+    /// The store's clock against this computer's, where it was compared.
+    offset: OnceCell<SignedDuration>,
     checked: &'a Checked,
     agent: Option<&'a Path>,
     observer: &'a dyn Observer,
+    /// What the cloud would make, where that was asked beforehand.
+    planned: Option<CloudPlan>,
+}
+
+/// Where a task goes.
+pub(super) struct Place {
+    pub(super) cloud: Arc<dyn Cloud>,
+    pub(super) url: Url,
+    pub(super) store: Store,
+}
+
+/// Opens the store, and refuses one that machines cannot reach.
+pub(super) async fn place(engine: &Engine, checked: &Checked) -> Result<Place, EngineError> {
+    let cloud = engine.cloud(checked.spec.cloud)?;
+    let url = engine.store_of(cloud.as_ref(), &checked.spec).await?;
+    Engine::check_place(checked.spec.cloud, &url)?;
+    let store = engine.open(&url).await?;
+    Ok(Place { cloud, url, store })
+}
+
+/// Refuses a work directory that is larger than a machine's disk.
+pub(super) fn fits(checked: &Checked, plan: &CloudPlan, bytes: u64) -> Result<(), EngineError> {
+    match plan.room(bytes) {
+        Room::Enough | Room::Doubtful => return Ok(()),
+        Room::TooLittle => {}
+    }
+    let gb = plan.disk.as_ref().and_then(|disk| disk.gb).unwrap_or_default();
+    // What is sent, the system, and as much again for results.
+    let enough = bytes.saturating_mul(2).div_ceil(1 << 30) + 8;
+    Err(EngineError::new(
+        ErrorKind::User,
+        format!(
+            "the work directory of {} has {:.1} GB and does not fit on a disk of {gb} GB beside the system",
+            checked.id,
+            gigabytes(bytes)
+        ),
+    )
+    .of(&checked.id)
+    .hint(format!("give machines a larger disk: `--disk-size {enough}`"))
+    .hint("or leave files out with `--exclude`"))
+}
+
+/// What may become a lack of room.
+pub(super) fn doubts(plan: &CloudPlan, bytes: u64) -> Option<String> {
+    match plan.room(bytes) {
+        Room::Enough | Room::TooLittle => None,
+        Room::Doubtful => Some(format!(
+            "the work directory has {:.1} GB, and how much room the image leaves on a disk of {} GB is not known: --disk-size gives more",
+            gigabytes(bytes),
+            plan.disk.as_ref().and_then(|disk| disk.gb).unwrap_or_default()
+        )),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+fn gigabytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
 }
 
 pub(super) async fn submit(
@@ -50,12 +120,11 @@ pub(super) async fn submit(
     observer: &dyn Observer,
 ) -> Result<Submitted, EngineError> {
     let task = &checked.id;
-    let cloud = engine.cloud(checked.spec.cloud)?;
-    engine.check_store(&checked.spec)?;
-    let url = engine.store_url_of(&checked.spec)?;
-    let store = Store::open(&url).map_err(EngineError::store(format!("opening the store {url}")))?;
+    let place = place(engine, checked).await?;
+    let mut work = Submission::new(engine, &place, checked, observer);
+    let Place { cloud, url, .. } = place;
+    work.preflight(cloud.as_ref()).await?;
     let home = &engine.settings().home;
-    let work = Submission { home, store, checked, agent: engine.settings().agent.as_deref(), observer };
     home.remember(&KnownTask {
         id: task.clone(),
         name: checked.spec.name.clone(),
@@ -65,11 +134,22 @@ pub(super) async fn submit(
     })
     .map_err(EngineError::home)?;
 
+    engine.make_store(cloud.as_ref(), &checked.spec).await?;
     let found = work.record().await?;
     let mut done = Done::default();
     let mut ordered = false;
+    // Set once the clock has been started here: then no machine can have been ordered by anybody else.
+    let mut started = false;
+    let mut seen: Option<Facts> = None;
     let (record, ended) = loop {
-        let facts = Facts::read_to_submit(&work.store, cloud.as_ref(), task).await?;
+        let known = work.known.lock().await.clone().map(|(record, _)| record);
+        let facts = match (seen.take(), known) {
+            (Some(facts), _) => facts,
+            (None, Some(record)) if record.intent == Intent::Submit || (started && !ordered) => {
+                Facts::before_machines(record)
+            }
+            (None, _) => Facts::read(&work.store, cloud.as_ref(), task).await?,
+        };
         let Some(record) = facts.record.clone() else {
             return Err(being_destroyed(checked));
         };
@@ -83,17 +163,13 @@ pub(super) async fn submit(
             continue;
         }
         match facts.next(done) {
-            Action::StoreEnvironment => {
-                work.environment().await?;
-                done.environment = true;
+            Action::StoreEnvironment
+            | Action::StoreWorkspace
+            | Action::StoreAgent
+            | Action::PublishClient => work.prepare(&mut done, &record).await?,
+            Action::StartClock => {
+                started = work.clock().await?;
             }
-            Action::StoreWorkspace => work.workspace().await?,
-            Action::StoreAgent => work.agent().await?,
-            Action::PublishClient => {
-                work.client().await?;
-                done.client = true;
-            }
-            Action::StartClock => work.clock().await?,
             // The group ended by itself although slots have not: starting it again would not help them.
             Action::EnsureMachines if ordered => {
                 return Err(EngineError::new(
@@ -104,13 +180,16 @@ pub(super) async fn submit(
                 .hint(format!("`tpi-controller destroy {task}`, then submit again")));
             }
             Action::EnsureMachines => {
-                work.machines(cloud.as_ref(), &record).await?;
+                seen = Some(work.machines(cloud.as_ref(), &record).await?);
                 ordered = true;
             }
             Action::RemoveMachines => {
                 let _gone = cloud.destroy(task).await.map_err(EngineError::cloud(task))?;
+                ordered = true;
             }
             Action::Wait | Action::Rest => break (record, ended),
+            // Whoever looks at the task next decides: machines may have been ordered a moment ago.
+            Action::GiveUp => break (record, ended),
             Action::StopSlots
             | Action::AwaitSaves
             | Action::SecureResults
@@ -178,7 +257,73 @@ fn overtaken(checked: &Checked) -> EngineError {
     .hint("submit under another name with `--name`, or run this again when the other one is done")
 }
 
-impl Submission<'_> {
+impl<'a> Submission<'a> {
+    pub(super) fn new(
+        engine: &'a Engine,
+        place: &Place,
+        checked: &'a Checked,
+        observer: &'a dyn Observer,
+    ) -> Self {
+        let settings = engine.settings();
+        let agent = settings.agent.as_deref();
+        let store = place.store.clone();
+        Self {
+            home: &settings.home,
+            url: place.url.clone(),
+            store,
+            known: Mutex::default(),
+            offset: OnceCell::new(),
+            checked,
+            agent,
+            observer,
+            planned: None,
+        }
+    }
+
+    /// Asks the cloud, before anything is written or sent, whether it can be what is asked for. A task that has its
+    /// machines already is not asked about: they count against the account's limits.
+    async fn preflight(&mut self, cloud: &dyn Cloud) -> Result<(), EngineError> {
+        let task = &self.checked.id;
+        // The agent is not read yet; any other fingerprint is as long.
+        let want = self.group(Timestamp::now(), "0".repeat(64))?;
+        let (found, planned) =
+            futures::future::join(facts::read_record(&self.store, task), cloud.plan(&want)).await;
+        let found = match found {
+            // It is about to be made.
+            Err(error) if facts::is_no_bucket(&error) => None,
+            found => found?,
+        };
+        if found.is_some_and(|(record, _)| record.intent != Intent::Submit) {
+            return Ok(());
+        }
+        let planned = planned.map_err(EngineError::planning(task))?;
+        for message in &planned.warnings {
+            self.observer.progress(Progress::Warning { message: message.clone() });
+        }
+        self.planned = Some(planned);
+        Ok(())
+    }
+
+    /// Plans as if nothing were stored, where the store is not made yet.
+    pub(super) fn without_store(&mut self) {
+        self.store = Store::memory();
+    }
+
+    /// What the cloud would be asked for, were the clock started now.
+    pub(super) fn group(&self, now: Timestamp, agent_sha256: String) -> Result<GroupSpec, EngineError> {
+        let timeout = jiff::SignedDuration::try_from(self.checked.spec.timeout()).unwrap_or_default();
+        let deadline = now
+            .checked_add(timeout)
+            .map_err(|e| EngineError::new(ErrorKind::User, "adding the timeout to the time").because(e))?;
+        Ok(GroupSpec {
+            task: self.checked.id.clone(),
+            spec: self.checked.spec.clone(),
+            store: self.url.clone(),
+            deadline,
+            agent_sha256,
+        })
+    }
+
     fn keys(&self) -> TaskKeys {
         TaskKeys::new(&self.checked.id)
     }
@@ -202,9 +347,11 @@ impl Submission<'_> {
             deadline: None,
             agent_sha256: None,
             input_stored: false,
+            gave_up: None,
         };
         match self.store.create_json(&self.keys().record(), &record).await {
-            Ok(_version) => {
+            Ok(version) => {
+                *self.known.lock().await = Some((record, version));
                 self.observer.progress(Progress::Step { step: Step::Record });
                 reached(Moment::After, Step::Record);
                 return Ok(Found::Nothing);
@@ -212,7 +359,7 @@ impl Submission<'_> {
             Err(error) if error.kind == StoreErrorKind::AlreadyExists => {}
             Err(error) => return Err(EngineError::store(format!("creating the record of {task}"))(error)),
         }
-        let found = facts::change_record(&self.store, task, |record| {
+        let found = facts::change_known(&self.store, task, None, |record| {
             if !same_name(&record.spec.name, &self.checked.spec.name) {
                 return Err(EngineError::new(
                     ErrorKind::User,
@@ -238,9 +385,53 @@ impl Submission<'_> {
         })
         .await?;
         match found {
-            Some(_) => Ok(Found::Something),
+            Some(found) => {
+                *self.known.lock().await = Some(found);
+                Ok(Found::Something)
+            }
             None => Err(being_destroyed(self.checked)),
         }
+    }
+
+    /// Everything that is missing before machines can be ordered, at once; then the record says so.
+    async fn prepare(&self, done: &mut Done, record: &TaskRecord) -> Result<(), EngineError> {
+        let environment = async { if done.environment { Ok(()) } else { self.environment().await } };
+        let workspace = async { if record.input_stored { Ok(()) } else { self.workspace().await } };
+        let agent = async {
+            match &record.agent_sha256 {
+                Some(_) => Ok(None),
+                None => self.agent().await.map(Some),
+            }
+        };
+        let client = async { if done.client { Ok(()) } else { self.client().await } };
+        let offset = self.compare_clocks();
+        let ((), (), sha256, (), _offset) =
+            futures::future::try_join5(environment, workspace, agent, client, offset).await?;
+        done.environment = true;
+        done.client = true;
+        self.advance(|record| {
+            let stored = std::mem::replace(&mut record.input_stored, true);
+            let before = record.agent_sha256.clone();
+            record.agent_sha256 = sha256.clone().or(before.clone());
+            !stored || before != record.agent_sha256
+        })
+        .await?;
+        if !record.input_stored {
+            reached(Moment::After, Step::Workspace);
+        }
+        if record.agent_sha256.is_none() {
+            reached(Moment::After, Step::Agent);
+        }
+        Ok(())
+    }
+
+    async fn compare_clocks(&self) -> Result<SignedDuration, EngineError> {
+        let keys = self.keys();
+        let compared = self.offset.get_or_try_init(|| self.store.clock_offset(keys.root()));
+        compared
+            .await
+            .copied()
+            .map_err(EngineError::store("comparing this computer's clock with the store's"))
     }
 
     async fn environment(&self) -> Result<(), EngineError> {
@@ -254,14 +445,17 @@ impl Submission<'_> {
         Ok(())
     }
 
-    async fn workspace(&self) -> Result<(), EngineError> {
-        self.begin(Step::Workspace);
+    fn root(&self) -> Option<PathBuf> {
+        self.checked.spec.storage.workdir.as_deref().map(PathBuf::from)
+    }
+
+    /// What is in the work directory, and what of it the store has.
+    pub(super) async fn scan(&self) -> Result<snapshot::Plan, EngineError> {
         let StorageSpec { workdir, output: _, exclude, gitignore, container: _ } = &self.checked.spec.storage;
         let root = match workdir {
             Some(workdir) => PathBuf::from(workdir),
             None => self.empty_directory()?,
         };
-        let sending = || format!("sending {}", root.display());
         let index_dir = self.home.index_dir();
         std::fs::create_dir_all(&index_dir)
             .map_err(|e| file_error(format!("making {}", index_dir.display()), e))?;
@@ -277,6 +471,23 @@ impl Submission<'_> {
             .await
             .map_err(EngineError::snapshot(format!("reading {}", root.display())))?;
         self.observer.progress(Progress::TransferDone { transfer: Transfer::Scan });
+        Ok(plan)
+    }
+
+    async fn workspace(&self) -> Result<(), EngineError> {
+        self.begin(Step::Workspace);
+        let sending = || match self.root() {
+            Some(root) => format!("sending {}", root.display()),
+            None => "sending nothing".to_owned(),
+        };
+        let plan = self.scan().await?;
+        if let Some(planned) = &self.planned {
+            let bytes = plan.summary().bytes;
+            fits(self.checked, planned, bytes)?;
+            if let Some(message) = doubts(planned, bytes) {
+                self.observer.progress(Progress::Warning { message });
+            }
+        }
         for warning in plan.warnings() {
             self.observer.progress(Progress::Warning { message: warning.clone() });
         }
@@ -291,12 +502,6 @@ impl Submission<'_> {
             .map_err(EngineError::store(sending()))?;
         self.observer.progress(Progress::TransferDone { transfer: Transfer::Workspace });
         reached(Moment::During, Step::Workspace);
-        self.advance(|record| {
-            let stored = std::mem::replace(&mut record.input_stored, true);
-            !stored
-        })
-        .await?;
-        reached(Moment::After, Step::Workspace);
         Ok(())
     }
 
@@ -306,18 +511,22 @@ impl Submission<'_> {
         Ok(path)
     }
 
-    async fn agent(&self) -> Result<(), EngineError> {
+    /// Hash and size of the agent.
+    pub(super) async fn read_agent(&self) -> Result<(String, u64), EngineError> {
+        let path = find_agent(self.agent)?;
+        let reading = format!("reading the agent {}", path.display());
+        match tokio::task::spawn_blocking(move || hash(&path)).await {
+            Ok(Ok(content)) => Ok(content),
+            Ok(Err(error)) => Err(file_error(reading, error)),
+            Err(error) => Err(EngineError::new(ErrorKind::Internal, reading).because(error)),
+        }
+    }
+
+    /// Its SHA-256.
+    async fn agent(&self) -> Result<String, EngineError> {
         self.begin(Step::Agent);
         let path = find_agent(self.agent)?;
-        let reading = || format!("reading the agent {}", path.display());
-        let content = {
-            let path = path.clone();
-            tokio::task::spawn_blocking(move || hash(&path))
-                .await
-                .map_err(|e| EngineError::new(ErrorKind::Internal, reading()).because(e))?
-                .map_err(|e| file_error(reading(), e))?
-        };
-        let (sha256, size) = content;
+        let (sha256, size) = self.read_agent().await?;
         let key = self.keys().agent(&sha256);
         let sending = || format!("sending the agent {}", path.display());
         let transfer = Transfer::Agent;
@@ -329,13 +538,7 @@ impl Submission<'_> {
             self.observer.progress(Progress::TransferDone { transfer });
         }
         reached(Moment::During, Step::Agent);
-        self.advance(|record| {
-            let before = record.agent_sha256.replace(sha256.clone());
-            before.as_ref() != Some(&sha256)
-        })
-        .await?;
-        reached(Moment::After, Step::Agent);
-        Ok(())
+        Ok(sha256)
     }
 
     async fn client(&self) -> Result<(), EngineError> {
@@ -350,15 +553,12 @@ impl Submission<'_> {
         Ok(())
     }
 
-    /// The deadline counts by the store's clock, which is also what machines correct theirs by.
-    async fn clock(&self) -> Result<(), EngineError> {
+    /// The deadline counts by the store's clock, which is also what machines correct theirs by. Whether it was
+    /// this program that set it.
+    async fn clock(&self) -> Result<bool, EngineError> {
         self.begin(Step::Clock);
-        let offset = self
-            .store
-            .clock_offset(self.keys().root())
-            .await
-            .map_err(EngineError::store("comparing this computer's clock with the store's"))?;
-        let timeout = jiff::SignedDuration::try_from(self.checked.spec.timeout()).unwrap_or_default();
+        let offset = self.compare_clocks().await?;
+        let timeout = SignedDuration::try_from(self.checked.spec.timeout()).unwrap_or_default();
         let deadline = Timestamp::now()
             .checked_add(offset)
             .and_then(|now| now.checked_add(timeout))
@@ -370,10 +570,12 @@ impl Submission<'_> {
         })
         .await?;
         reached(Moment::After, Step::Clock);
-        Ok(())
+        let known = self.known.lock().await;
+        Ok(known.as_ref().is_some_and(|(record, _)| record.deadline == Some(deadline)))
     }
 
-    async fn machines(&self, cloud: &dyn Cloud, record: &TaskRecord) -> Result<(), EngineError> {
+    /// What there is then.
+    async fn machines(&self, cloud: &dyn Cloud, record: &TaskRecord) -> Result<Facts, EngineError> {
         self.begin(Step::Machines);
         let task = &self.checked.id;
         let (Some(deadline), Some(agent_sha256)) = (record.deadline, record.agent_sha256.clone()) else {
@@ -387,31 +589,36 @@ impl Submission<'_> {
         let want = GroupSpec {
             task: task.clone(),
             spec: record.spec.clone(),
-            store: self.store.url().clone(),
+            store: self.url.clone(),
             deadline,
             agent_sha256,
         };
-        let _observed = cloud.ensure(&want).await.map_err(EngineError::cloud(task))?;
+        let observed = cloud.ensure(&want).await.map_err(EngineError::cloud(task))?;
         // Somebody may have destroyed the task while machines were being ordered: then they are nobody's.
-        let now = facts::read_record(&self.store, task).await?;
-        if !now.is_some_and(|(r, _)| r.intent == Intent::Run && r.created == record.created) {
+        let facts = Facts::read_beside(&self.store, task, observed).await?;
+        let same = |r: &TaskRecord| r.intent == Intent::Run && r.created == record.created;
+        if !facts.record.as_ref().is_some_and(same) {
             let _gone = cloud.destroy(task).await.map_err(EngineError::cloud(task))?;
             return Err(being_destroyed(self.checked));
         }
         reached(Moment::After, Step::Machines);
-        Ok(())
+        Ok(facts)
     }
 
     /// Notes a step in the record while it is still being submitted; nothing when somebody else was faster.
     async fn advance(&self, mut note: impl FnMut(&mut TaskRecord) -> bool) -> Result<(), EngineError> {
-        let record = facts::change_record(&self.store, &self.checked.id, |record| match record.intent {
-            Intent::Submit if record.spec != self.checked.spec => Err(overtaken(self.checked)),
-            Intent::Submit => Ok(if note(record) { Change::Write } else { Change::Keep }),
-            Intent::Run => Ok(Change::Keep),
-            Intent::Destroy => Err(being_destroyed(self.checked)),
-        })
-        .await?;
-        match record {
+        let mut known = self.known.lock().await;
+        let record = known.take();
+        let record =
+            facts::change_known(&self.store, &self.checked.id, record, |record| match record.intent {
+                Intent::Submit if record.spec != self.checked.spec => Err(overtaken(self.checked)),
+                Intent::Submit => Ok(if note(record) { Change::Write } else { Change::Keep }),
+                Intent::Run => Ok(Change::Keep),
+                Intent::Destroy => Err(being_destroyed(self.checked)),
+            })
+            .await?;
+        *known = record;
+        match &*known {
             Some(_) => Ok(()),
             None => Err(being_destroyed(self.checked)),
         }
@@ -541,6 +748,32 @@ mod tests {
         let differs = differing_fields(&spec, &other).expect("compares");
         assert_eq!(differs, ["container", "gitignore", "grace", "storage_container", "timeout"]);
         assert_eq!(differing_fields(&spec, &spec).expect("compares"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_work_directory_that_no_disk_holds_is_refused_with_the_size_that_does() {
+        let checked: Checked = {
+            let around = crate::spec::Surroundings {
+                current_dir: std::env::temp_dir(),
+                clouds: vec![tpi_proto::spec::CloudName::Local],
+                ..Default::default()
+            };
+            let script = Some(crate::spec::ScriptSource::Text("#!/bin/sh\n".to_owned()));
+            let name = Some("bees".to_owned());
+            crate::spec::check(&crate::spec::Request { name, script, ..Default::default() }, &around)
+                .expect("a request")
+        };
+        let plan: CloudPlan = serde_json::from_value(serde_json::json!({
+            "region": "us-west-1", "resources": [], "machines": 1, "offers": [],
+            "disk": {"kind": "gp3", "encrypted": true, "gb": 8, "usd_per_hour": null},
+            "ceiling": {"usd": null, "how": ""}
+        }))
+        .expect("a plan");
+        assert!(fits(&checked, &plan, 1 << 30).is_ok());
+        let error = fits(&checked, &plan, 20 << 30).expect_err("too large");
+        assert_eq!(error.kind, ErrorKind::User);
+        assert!(error.message.contains("20.0 GB") && error.message.contains("8 GB"), "{}", error.message);
+        assert!(error.hints[0].contains("--disk-size 48"), "{:?}", error.hints);
     }
 
     #[test]

@@ -88,6 +88,16 @@ pub(crate) fn integration_run(caller: &BTreeMap<OsString, OsString>) -> Option<S
     })
 }
 
+/// Whether there is one.
+pub(super) fn is_run(caller: &BTreeMap<OsString, OsString>) -> bool {
+    integration_run(caller).is_some()
+}
+
+/// The identifier that a name has here.
+pub(super) fn of_name(name: &str, caller: &BTreeMap<OsString, OsString>) -> Option<TaskId> {
+    identify(Some(name), None, None, caller, &mut Findings::default()).map(|(id, _)| id)
+}
+
 /// After the work directory, else after what runs.
 fn generated(workdir: Option<&Path>, script: Option<&ScriptSource>) -> String {
     let of_script = || match script {

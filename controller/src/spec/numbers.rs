@@ -17,6 +17,9 @@ const DISK_MAX: i64 = 65_536;
 /// Machines that one computer is made to play.
 const LOCAL_PARALLELISM_MAX: u16 = 64;
 
+/// How long a first machine is waited for.
+const PROVISION_DEFAULT: u64 = 1800;
+
 const DURATION_HINT: &str = "give seconds, or numbers with s, m, h or d, such as 3600 or 1h30m";
 
 pub(super) fn timeout(text: Option<&str>, found: &mut Findings) -> u64 {
@@ -50,6 +53,29 @@ pub(super) fn grace(text: Option<&str>, timeout: u64, found: &mut Findings) -> u
         Err(error) => found.error(Field::Grace, Some(text), error.to_string(), DURATION_HINT),
     }
     GRACE_DEFAULT
+}
+
+/// `None`: as long as the task may exist. A computer needs no time to play a machine.
+pub(super) fn provision_timeout(
+    text: Option<&str>,
+    cloud: Option<CloudName>,
+    found: &mut Findings,
+) -> Option<u64> {
+    let hint = "give a duration such as 30m, or none to wait as long as the task may exist";
+    match text.map(|text| (text, seconds(text))) {
+        None if cloud == Some(CloudName::Local) => None,
+        None => Some(PROVISION_DEFAULT),
+        Some(("none", _)) => None,
+        Some((text, Ok(n))) if !(1..=TIMEOUT_MAX).contains(&n) => {
+            found.error(Field::ProvisionTimeout, Some(text), "is not between a second and a year", hint);
+            None
+        }
+        Some((_, Ok(n))) => Some(n),
+        Some((text, Err(error))) => {
+            found.error(Field::ProvisionTimeout, Some(text), error.to_string(), hint);
+            None
+        }
+    }
 }
 
 pub(super) fn disk_size(text: Option<&str>, cloud: Option<CloudName>, found: &mut Findings) -> Option<u32> {
@@ -163,6 +189,7 @@ mod tests {
         fn no_text_makes_a_parser_panic(text: String) {
             let mut found = Findings::default();
             let _timeout = timeout(Some(&text), &mut found);
+            let _wait = provision_timeout(Some(&text), None, &mut found);
             let _disk = disk_size(Some(&text), None, &mut found);
             let _spot = spot(Some(&text), None, &mut found);
             let _parallelism = parallelism(Some(&text), None, &mut found);

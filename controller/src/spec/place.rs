@@ -1,7 +1,7 @@
 //! Cloud, region, machine, image, and what else depends on the place. The tables of aliases are data that
 //! the clouds themselves use.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, ffi::OsString, net::IpAddr};
 
 use tpi_proto::spec::{CloudName, Ingress};
 
@@ -105,6 +105,9 @@ pub const MACHINES: [Alias; 11] = [
         "64-512000+nvidia*8",
     ),
 ];
+
+/// Names subnets where no flag does, separated by commas.
+pub const SUBNETS_VARIABLE: &str = "TPI_AWS_SUBNETS";
 
 /// Images that every cloud knows by these names.
 pub const IMAGES: [&str; 2] = ["ubuntu", "nvidia"];
@@ -246,6 +249,43 @@ pub(super) fn permission_set(
         found.warn("permission_set has no effect on the local cloud: scripts run with your own permissions");
     }
     Some(text.to_owned())
+}
+
+/// Those given, else those that the environment names: they are recorded with the task, so that another computer
+/// does the same.
+pub(super) fn subnets(
+    texts: &[String],
+    cloud: Option<CloudName>,
+    environment: &BTreeMap<OsString, OsString>,
+    found: &mut Findings,
+) -> Vec<String> {
+    match cloud {
+        Some(CloudName::Aws) => {}
+        Some(CloudName::Local | CloudName::Gcp | CloudName::Az | CloudName::K8s) | None => {
+            if !texts.is_empty() {
+                found.warn("subnets have no effect on this cloud");
+            }
+            return Vec::new();
+        }
+    }
+    let named =
+        environment.get(&OsString::from(SUBNETS_VARIABLE)).and_then(|v| v.to_str()).unwrap_or_default();
+    let named = named.split(',').map(|s| s.trim().to_owned()).filter(|s| !s.is_empty());
+    let mut subnets: Vec<String> = if texts.is_empty() { named.collect() } else { texts.to_vec() };
+    subnets.sort();
+    subnets.dedup();
+    for text in &subnets {
+        let hex = text.strip_prefix("subnet-").unwrap_or_default();
+        if !(8..=17).contains(&hex.len()) || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+            found.error(
+                Field::Subnets,
+                Some(text),
+                "is not a subnet",
+                "give its identifier, such as subnet-0a1b2c3d",
+            );
+        }
+    }
+    subnets
 }
 
 pub(super) fn container(text: Option<&str>, found: &mut Findings) -> Option<String> {

@@ -62,6 +62,8 @@ fn all_mistakes_come_at_once_each_with_a_way_out() {
         container: Some("a b".to_owned()),
         ingress: vec!["everyone".to_owned()],
         storage_container: None,
+        subnets: Vec::new(),
+        provision_timeout: Some("0".to_owned()),
     };
     let errors = check(&request, &around(dir.path())).expect_err("mistakes");
     insta::assert_snapshot!(render(&errors));

@@ -4,7 +4,10 @@ use jiff::Timestamp;
 use tpi_proto::state::SlotStatus;
 use tpi_store::record::{Intent, TaskRecord};
 
-use super::{Machines, state::is_past_deadline};
+use super::{
+    Machines,
+    state::{gave_themselves_back, is_past_deadline, waits_in_vain},
+};
 
 /// One thing to do. Every one is idempotent: done twice, or by two controllers, it leaves the same world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,6 +26,8 @@ pub enum Action {
     EnsureMachines,
     /// Machines work, or give themselves back: there is nothing for a controller to do.
     Wait,
+    /// Write that no machine could be had in the time given.
+    GiveUp,
     /// Ask the scripts to stop.
     StopSlots,
     /// Let the slots end and save.
@@ -82,7 +87,10 @@ pub fn next_action(
         Intent::Submit if !done.client => Action::PublishClient,
         Intent::Submit => Action::StartClock,
 
-        Intent::Run if late && !machines.gone() => Action::RemoveMachines,
+        Intent::Run if (late || record.gave_up.is_some()) && !machines.gone() => Action::RemoveMachines,
+        Intent::Run if record.gave_up.is_some() => Action::Rest,
+        Intent::Run if waits_in_vain(record, slots, machines, now) => Action::GiveUp,
+        Intent::Run if !late && !stop_requested && gave_themselves_back(slots, machines) => Action::GiveUp,
         Intent::Run if late || ended => {
             if machines.gone() {
                 Action::Rest
@@ -132,7 +140,7 @@ mod tests {
         spec::{CloudName, Ingress, Spot, StorageSpec, TaskSpec},
         state::{Outcome, Phase, SlotState, StopReason},
     };
-    use tpi_store::record::RECORD_VERSION;
+    use tpi_store::record::{GaveUp, RECORD_VERSION, Unprovisioned};
 
     use super::*;
     use crate::task::{TaskOutcome, TaskState, derive};
@@ -168,11 +176,14 @@ mod tests {
                 container: None,
                 ingress: Ingress::Caller,
                 storage: StorageSpec::default(),
+                subnets: Vec::new(),
+                provision_timeout_seconds: Some(60),
             },
             intent: Intent::Submit,
             deadline: None,
             agent_sha256: None,
             input_stored: false,
+            gave_up: None,
         }
     }
 
@@ -197,6 +208,8 @@ mod tests {
         ensured_late: bool,
         ensured_after_destroy: bool,
         erased_unsecured: bool,
+        none_free: bool,
+        gave_up_on_machines: bool,
     }
 
     /// What happens by itself, or what somebody else does.
@@ -215,6 +228,7 @@ mod tests {
         TimePasses(i64),
         PatienceEnds,
         RecordIsLost,
+        NoneIsFree(bool),
     }
 
     impl World {
@@ -229,6 +243,8 @@ mod tests {
                 ensured_late: false,
                 ensured_after_destroy: false,
                 erased_unsecured: false,
+                none_free: false,
+                gave_up_on_machines: false,
             }
         }
 
@@ -261,7 +277,14 @@ mod tests {
                 (Action::EnsureMachines, Some(r)) => {
                     self.ensured_late |= r.deadline.is_none_or(|d| at(now) >= d);
                     self.ensured_after_destroy |= r.intent == Intent::Destroy;
-                    self.machines = Machines { group: true, alive: u32::from(r.spec.parallelism.get()) };
+                    // Sometimes there is none to be had.
+                    let alive = if self.none_free { 0 } else { u32::from(r.spec.parallelism.get()) };
+                    self.machines = Machines { group: true, alive, seen: alive > 0, ended: false };
+                }
+                (Action::GiveUp, Some(r)) => {
+                    self.gave_up_on_machines |= self.machines.seen || !self.slots.is_empty();
+                    let why = vec!["m5.2xlarge in us-west-1a: no capacity".to_owned()];
+                    r.gave_up = Some(GaveUp { at: at(now), reason: Unprovisioned::Capacity, why });
                 }
                 (Action::StopSlots, _) => {
                     self.done.stop_asked = true;
@@ -280,7 +303,11 @@ mod tests {
                 }
                 (Action::Wait | Action::AwaitSaves | Action::Rest, _) => {}
                 (
-                    Action::StoreWorkspace | Action::StoreAgent | Action::StartClock | Action::EnsureMachines,
+                    Action::StoreWorkspace
+                    | Action::StoreAgent
+                    | Action::StartClock
+                    | Action::EnsureMachines
+                    | Action::GiveUp,
                     None,
                 ) => unreachable!("{action:?} without a record"),
             }
@@ -319,6 +346,7 @@ mod tests {
                 Happening::TimePasses(seconds) => self.now += seconds,
                 Happening::PatienceEnds => self.done.patience_over = true,
                 Happening::RecordIsLost => self.record = None,
+                Happening::NoneIsFree(none) => self.none_free = none,
             }
         }
     }
@@ -337,6 +365,7 @@ mod tests {
             (0i64..400).prop_map(Happening::TimePasses),
             Just(Happening::PatienceEnds),
             Just(Happening::RecordIsLost),
+            any::<bool>().prop_map(Happening::NoneIsFree),
         ]
     }
 
@@ -394,6 +423,7 @@ mod tests {
             prop_assert_eq!(world.next(), Action::Rest);
             for world in [&settled, &world] {
                 prop_assert!(!world.ensured_late && !world.ensured_after_destroy && !world.erased_unsecured);
+                prop_assert!(!world.gave_up_on_machines);
             }
         }
     }
@@ -442,6 +472,38 @@ mod tests {
     }
 
     #[test]
+    fn a_first_machine_is_not_waited_for_for_ever() {
+        let mut world = World::new(1);
+        world.none_free = true;
+        while !calm(world.next()) {
+            let action = world.next();
+            world.perform(action);
+        }
+        let began = DEADLINE - 100;
+        world.now = began + 59;
+        assert_eq!((world.next(), world.state()), (Action::Wait, TaskState::Provisioning));
+        let mut patient = world.clone();
+        patient.record.as_mut().expect("a record").spec.provision_timeout_seconds = None;
+        // One that came and was lost is no reason to give up: the group replaces it.
+        let mut lucky = world.clone();
+        lucky.machines.seen = true;
+        for world in [&mut patient, &mut lucky, &mut world] {
+            world.now = began + 60;
+        }
+        assert_eq!(
+            (patient.next(), lucky.next(), world.next()),
+            (Action::Wait, Action::Wait, Action::GiveUp)
+        );
+        world.perform(Action::GiveUp);
+        let reason = super::super::EndReason::Unprovisioned;
+        assert_eq!((world.next(), world.state()), (Action::RemoveMachines, TaskState::Stopping { reason }));
+        world.perform(Action::RemoveMachines);
+        let why = vec!["m5.2xlarge in us-west-1a: no capacity".to_owned()];
+        let outcome = TaskOutcome::Unprovisioned { reason: Unprovisioned::Capacity, why };
+        assert_eq!((world.next(), world.state()), (Action::Rest, TaskState::Finished { outcome }));
+    }
+
+    #[test]
     fn outcomes_that_no_slot_reports() {
         let mut world = World::new(2);
         while !calm(world.next()) {
@@ -466,7 +528,26 @@ mod tests {
             r.intent = Intent::Run;
             r
         });
-        let machines = Machines { group: true, alive: 1 };
+        let machines = Machines { group: true, alive: 1, seen: true, ended: false };
         assert_eq!(derive(record.as_ref(), &[stopping], machines, false, at(0)), TaskState::Running);
+    }
+
+    #[test]
+    fn machines_that_all_gave_themselves_back_are_not_waited_for() {
+        let record = World::new(1).record.map(|mut r| {
+            r.intent = Intent::Run;
+            r.deadline = Some(at(DEADLINE));
+            r
+        });
+        let gone = Machines { group: false, alive: 0, seen: true, ended: true };
+        let next = |slots: &[SlotStatus], machines, stop| {
+            next_action(record.as_ref(), slots, machines, stop, Done::default(), at(1))
+        };
+        assert_eq!(next(&[], gone, false), Action::GiveUp);
+        // One that was made and not started, or removed by somebody, is made again.
+        assert_eq!(next(&[], Machines { seen: false, ..gone }, false), Action::EnsureMachines);
+        assert_eq!(next(&[], Machines { ended: false, ..gone }, false), Action::EnsureMachines);
+        assert_eq!(next(&[slot(0, SlotState::Interrupted)], gone, false), Action::EnsureMachines);
+        assert_eq!(next(&[], gone, true), Action::Rest);
     }
 }

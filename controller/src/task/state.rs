@@ -1,8 +1,8 @@
 //! Deriving the state of a task from what is known of it.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tpi_proto::state::{SlotState, SlotStatus, StopReason};
-use tpi_store::record::{Intent, TaskRecord};
+use tpi_store::record::{GaveUp, Intent, TaskRecord};
 
 use super::{EndReason, Machines, TaskOutcome, TaskState};
 
@@ -26,6 +26,9 @@ pub fn derive(
     let late = is_past_deadline(record, now);
     if let Some(outcome) = outcome(record, slots, machines, stop_requested, late) {
         return TaskState::Finished { outcome };
+    }
+    if record.gave_up.is_some() {
+        return TaskState::Stopping { reason: EndReason::Unprovisioned };
     }
     if late || slots.iter().any(|s| is_stopping(s, StopsFor::Deadline)) {
         return TaskState::Stopping { reason: EndReason::Deadline };
@@ -62,6 +65,9 @@ pub fn outcome(
         if !machines.gone() {
             return None;
         }
+        if let Some(GaveUp { reason, why, .. }) = &record.gave_up {
+            return Some(TaskOutcome::Unprovisioned { reason: *reason, why: why.clone() });
+        }
         return match (late, stop_requested) {
             (true, _) => Some(TaskOutcome::TimedOut { unfinished }),
             (false, true) => Some(TaskOutcome::Stopped { unfinished }),
@@ -75,6 +81,31 @@ pub fn outcome(
             TaskOutcome::Failed { slot: *slot, outcome: (*outcome).clone(), failed: count(failed.count()) }
         }
     })
+}
+
+/// Whether a group has been there for as long as a first machine may take, and never had any. The time counts
+/// from where the deadline's does; a group that is not there yet has not been tried.
+pub(super) fn waits_in_vain(
+    record: &TaskRecord,
+    slots: &[SlotStatus],
+    machines: Machines,
+    now: Timestamp,
+) -> bool {
+    let (Some(deadline), Some(wait)) = (record.deadline, record.spec.provision_timeout_seconds) else {
+        return false;
+    };
+    let seconds = |n: u64| SignedDuration::from_secs(i64::try_from(n).unwrap_or(i64::MAX));
+    let over = deadline
+        .checked_sub(seconds(record.spec.timeout_seconds))
+        .and_then(|began| began.checked_add(seconds(wait)))
+        .is_ok_and(|until| now >= until);
+    over && machines.group && !machines.seen && machines.alive == 0 && slots.is_empty()
+}
+
+/// Whether every machine left the group without having claimed a slot: none could start its agent, and another one
+/// could not either.
+pub(super) fn gave_themselves_back(slots: &[SlotStatus], machines: Machines) -> bool {
+    machines.ended && machines.seen && machines.gone() && slots.is_empty()
 }
 
 pub(super) fn is_past_deadline(record: &TaskRecord, now: Timestamp) -> bool {

@@ -96,6 +96,11 @@ pub(super) fn request(object: &Object) -> Requested {
             .into_iter()
             .map(|from| if from == "none" { "closed".to_owned() } else { from })
             .collect(),
+        subnets: of.texts("subnets", Field::Subnets),
+        // Files of old have waited for capacity until their timeout.
+        provision_timeout: of
+            .text("provision_timeout", Field::ProvisionTimeout)
+            .or_else(|| Some("none".to_owned())),
         ..Request::default()
     };
     let mut unknown = std::mem::take(&mut of.unknown);
@@ -171,6 +176,12 @@ pub(super) fn arguments(spec: &TaskSpec, name: Option<&str>) -> Object {
         Ingress::Caller => {}
         Ingress::Closed => set("ingress", Value::texts(["closed".to_owned()])),
         Ingress::Networks { cidrs } => set("ingress", Value::texts(cidrs.clone())),
+    }
+    if !spec.subnets.is_empty() {
+        set("subnets", Value::texts(spec.subnets.clone()));
+    }
+    if let Some(seconds) = spec.provision_timeout_seconds {
+        set("provision_timeout", Value::text(format!("{seconds}s")));
     }
     let storage = &spec.storage;
     let mut keep = |name: &str, value: Value| drop(block.insert(name.to_owned(), value));

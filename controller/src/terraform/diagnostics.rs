@@ -146,6 +146,8 @@ fn in_storage(field: Field) -> Option<&'static str> {
         | Field::Grace
         | Field::Script
         | Field::Container
-        | Field::Ingress => None,
+        | Field::Ingress
+        | Field::Subnets
+        | Field::ProvisionTimeout => None,
     }
 }

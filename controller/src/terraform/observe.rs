@@ -73,6 +73,10 @@ fn counts(report: &StatusReport) -> [(&'static str, i64); 3] {
         TaskState::Finished {
             outcome: TaskOutcome::TimedOut { unfinished } | TaskOutcome::Stopped { unfinished },
         } => i64::from(*unfinished),
+        // Nothing ever ran.
+        TaskState::Finished { outcome: TaskOutcome::Unprovisioned { .. } } => {
+            report.spec.as_ref().map_or(0, |spec| i64::from(spec.parallelism.get()))
+        }
         TaskState::Finished { outcome: TaskOutcome::Succeeded | TaskOutcome::Failed { .. } }
         | TaskState::Declared
         | TaskState::Provisioning

@@ -155,7 +155,7 @@ impl Attribute {
 }
 
 /// Of the resource itself.
-pub(super) const ATTRIBUTES: [Attribute; 23] = [
+pub(super) const ATTRIBUTES: [Attribute; 25] = [
     argument("cloud", Text, Required, "Where machines are: `local`, `aws`, `gcp`, `az` or `k8s`."),
     argument("script", Text, Required, "What to run; begins with a shebang line such as `#!/bin/bash`."),
     argument("name", Text, Optional, "Name of the task. The same name is the same task."),
@@ -222,6 +222,18 @@ pub(super) const ATTRIBUTES: [Attribute; 23] = [
         Texts,
         Optional,
         "Who may try to reach the agents: `caller` (when not set), `closed`, or networks such as `203.0.113.0/24`.",
+    ),
+    argument(
+        "subnets",
+        Texts,
+        Optional,
+        "Subnets to start machines in; not set: those of the cloud's default network.",
+    ),
+    argument(
+        "provision_timeout",
+        Text,
+        Optional,
+        "How long to wait for a first machine, such as `30m`; not set: until the timeout.",
     ),
     computed("id", Text, "Identifier of the task."),
     computed("ssh_public_key", Text, "Always null: machines are reached with `tpi-controller shell`.")

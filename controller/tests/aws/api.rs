@@ -45,6 +45,24 @@ impl Api {
         answer
     }
 
+    /// The whole answer of S3, which has to be a success.
+    pub(crate) fn s3(&self, method: &str, path: &str) -> String {
+        let host = self.endpoint.host_str().unwrap();
+        let mut stream = TcpStream::connect((host, self.endpoint.port_or_known_default().unwrap())).unwrap();
+        let region = &self.region;
+        write!(
+            stream,
+            "{method} {path} HTTP/1.0\r\nHost: {host}\r\n\
+             Authorization: AWS4-HMAC-SHA256 Credential=test/20260101/{region}/s3/aws4_request, SignedHeaders=host, Signature=0\r\n\
+             Content-Length: 0\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.split(' ').nth(1).is_some_and(|code| code.starts_with('2')), "{path}: {answer}");
+        answer
+    }
+
     /// The answer of a request that has to succeed.
     pub(crate) fn done(&self, service: &str, action: &str, parameters: &[(&str, &str)]) -> String {
         let answer = self.ask(service, action, parameters);

@@ -74,6 +74,7 @@ async fn write(store: &Store, id: &TaskId, slots: &[Slot<'_>]) {
         deadline: Timestamp::from_second(BEGAN + 3600).ok(),
         agent_sha256: None,
         input_stored: false,
+        gave_up: None,
     };
     drop(store.create_json(&keys.record(), &record).await.expect("writes"));
     for (index, (outcome, printed)) in (0u32..).zip(slots) {

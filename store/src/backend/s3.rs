@@ -1,8 +1,9 @@
 //! Writing to a bucket: in parts when large, and so that a conditional write knows itself again.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use object_store::{
     Attribute, Attributes, BackoffConfig, ClientOptions, GetOptions, ObjectStore, ObjectStoreExt, PutMode,
     PutOptions, PutPayload, RetryConfig, WriteMultipart,
@@ -11,7 +12,10 @@ use object_store::{
 };
 use tokio::io::AsyncReadExt;
 
-use super::{StoreError, StoreErrorKind};
+use super::{
+    StoreError, StoreErrorKind,
+    keys::{KeySource, Provider},
+};
 
 /// Larger objects go to S3 in parts of this size, so that one request is never long on a slow link.
 const PART: usize = 8 << 20;
@@ -24,6 +28,7 @@ const MARK: &str = "tpi-write";
 pub(super) fn open(
     bucket: &str,
     settings: impl IntoIterator<Item = (String, String)>,
+    keys: Option<Arc<dyn KeySource>>,
 ) -> object_store::Result<AmazonS3> {
     let options = ClientOptions::new()
         .with_connect_timeout(Duration::from_secs(5))
@@ -60,7 +65,30 @@ pub(super) fn open(
     if let Some(endpoint) = endpoint {
         builder = builder.with_allow_http(endpoint.starts_with("http://")).with_endpoint(endpoint);
     }
+    if let Some(keys) = keys {
+        builder = builder.with_credentials(Arc::new(Provider(keys)));
+    }
     builder.build()
+}
+
+/// Whether a listing of its folder shows that an object is not there; `false` when that may not be listed.
+pub(super) async fn is_absent(s3: &AmazonS3, path: &ObjectPath) -> bool {
+    let key = path.as_ref();
+    let Some((folder, _)) = key.rsplit_once('/') else { return false };
+    // Keys are ASCII. What comes after all but its last letter begins with it or comes after it.
+    let before = key.get(..key.len().saturating_sub(1)).unwrap_or_default();
+    let (Ok(folder), Ok(before)) = (ObjectPath::parse(folder), ObjectPath::parse(before)) else {
+        return false;
+    };
+    let mut found = s3.list_with_offset(Some(&folder), &before);
+    loop {
+        match found.next().await {
+            None => return true,
+            Some(Ok(object)) if object.location < *path => {}
+            Some(Ok(object)) => return object.location != *path,
+            Some(Err(_)) => return false,
+        }
+    }
 }
 
 /// The whole object, in parts when it is large; its ETag.

@@ -33,7 +33,7 @@ pub async fn sign_aws_v4(
     let fail = |kind, source: Source| StoreError::new(kind, "signing a request to", request.url, source);
     // The client is only asked for its credentials; the bucket's name goes nowhere.
     let client =
-        s3::open("credentials", settings).map_err(|e| fail(StoreErrorKind::Unsupported, e.into()))?;
+        s3::open("credentials", settings, None).map_err(|e| fail(StoreErrorKind::Unsupported, e.into()))?;
     let credential = client.credentials().get_credential().await;
     let credential = credential.map_err(|e| fail(StoreErrorKind::Unauthenticated, e.into()))?;
     let mut signed = http::Request::builder().method(request.method).uri(request.url);

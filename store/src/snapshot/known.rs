@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -138,14 +139,20 @@ async fn described(
     Ok(())
 }
 
+/// What is older is sent again, as if it were not there: the lifecycle of a bucket takes shared content away when it
+/// is four times as old, so what a task is given stays for as long as the task may need it.
+const FRESH: SignedDuration = SignedDuration::from_hours(15 * 24);
+
 async fn existing(
     store: &Store,
     objects: HashSet<blake3::Hash>,
 ) -> Result<HashSet<blake3::Hash>, SnapshotError> {
+    let oldest = Timestamp::now().checked_sub(FRESH).unwrap_or(Timestamp::MIN);
     Ok(stream::iter(objects)
         .map(|hash| async move {
             let key = object_key(&Space::Cache, &hash);
-            Ok::<_, StoreError>(store.head(&key).await?.map(|_| hash))
+            let found = store.head(&key).await?;
+            Ok::<_, StoreError>(found.filter(|object| object.modified >= oldest).map(|_| hash))
         })
         .buffer_unordered(LOOKS)
         .try_filter_map(|hash| async move { Ok(hash) })

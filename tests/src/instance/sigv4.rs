@@ -64,11 +64,7 @@ pub fn check(
     (region, service): (&str, &str),
     now: Timestamp,
 ) -> Result<String, Refusal> {
-    let header = |name: &str| match request.headers.get_all(name).iter().collect::<Vec<_>>().as_slice() {
-        [value] => value.to_str().map(str::trim).or_else(|_| wrong(format!("{name} is not text"))),
-        [] => wrong(format!("there is no {name}")),
-        _ => wrong(format!("{name} is there more than once")),
-    };
+    let header = |name: &str| header_of(request.headers, name);
     let authorization = header("authorization")?;
     let Some(fields) = authorization.strip_prefix("AWS4-HMAC-SHA256 ") else {
         return wrong("not AWS4-HMAC-SHA256");
@@ -114,22 +110,151 @@ pub fn check(
             return wrong(format!("the body is not what was signed ({told})"));
         }
     }
-    let mut canonical = String::new();
-    for name in &names {
-        let value = header(name)?.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
-        canonical.extend([name, ":", &value, "\n"]);
-    }
-    let path = if service == "s3" { encode(&decode(request.path), true) } else { encode(request.path, true) };
-    let text = [request.method, &path, &query(request.query), &canonical, &names.join(";"), &hash].join("\n");
-    let text = ["AWS4-HMAC-SHA256", date, scope, &hex::encode(Sha256::digest(text))].join("\n");
-    let mut signing = format!("AWS4{}", credential.secret).into_bytes();
-    for part in scope.split('/').chain([text.as_str()]) {
-        signing = hmac(&signing, part.as_bytes());
-    }
-    if field("Signature")? != hex::encode(signing) {
+    let signature = signature(request, &names, request.query, &hash, (date, scope), &credential.secret)?;
+    if field("Signature")? != signature {
         return wrong("the signature does not match");
     }
     if credential.expires <= now { Err(Refusal::Expired) } else { Ok(key.to_owned()) }
+}
+
+/// What the signature has to be.
+fn signature(
+    request: &Request<'_>,
+    names: &[&str],
+    query: &str,
+    hash: &str,
+    (date, scope): (&str, &str),
+    secret: &str,
+) -> Result<String, Refusal> {
+    let mut canonical = String::new();
+    for name in names {
+        let value = header_of(request.headers, name)?.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+        canonical.extend([name, ":", &value, "\n"]);
+    }
+    let s3 = scope.ends_with("/s3/aws4_request");
+    let path = if s3 { encode(&decode(request.path), true) } else { encode(request.path, true) };
+    let text = [request.method, &path, &sorted(query), &canonical, &names.join(";"), hash].join("\n");
+    let text = ["AWS4-HMAC-SHA256", date, scope, &hex::encode(Sha256::digest(text))].join("\n");
+    let mut signing = format!("AWS4{secret}").into_bytes();
+    for part in scope.split('/').chain([text.as_str()]) {
+        signing = hmac(&signing, part.as_bytes());
+    }
+    Ok(hex::encode(signing))
+}
+
+/// Longest time that a presigned request may be good for.
+const PRESIGNED_MAX: i64 = 7 * 24 * 3600;
+
+/// The same of a request that has its signature in its address, as links to objects have.
+pub fn check_presigned(
+    request: &Request<'_>,
+    known: &[Credential],
+    (region, service): (&str, &str),
+    now: Timestamp,
+) -> Result<String, Refusal> {
+    let told = |name: &str| {
+        let mut values =
+            request.query.split('&').filter_map(|pair| pair.split_once('=')).filter(|p| p.0 == name);
+        match (values.next(), values.next()) {
+            (Some((_, value)), None) => Ok(decode(value)),
+            (None, _) => wrong(format!("there is no {name}")),
+            (Some(_), Some(_)) => wrong(format!("{name} is there more than once")),
+        }
+    };
+    if service != "s3" {
+        return wrong("only links to objects are signed so");
+    }
+    if told("X-Amz-Algorithm")? != "AWS4-HMAC-SHA256" {
+        return wrong("not AWS4-HMAC-SHA256");
+    }
+    let (credential, date) = (told("X-Amz-Credential")?, told("X-Amz-Date")?);
+    let Some((key, scope)) = credential.split_once('/') else { return wrong("no scope") };
+    let day = date.get(..8).unwrap_or_default();
+    if scope != format!("{day}/{region}/{service}/aws4_request") {
+        return wrong(format!("the scope is {scope}"));
+    }
+    let Some(credential) = known.iter().find(|c| c.key == key) else { return wrong("the key is not known") };
+    if !credential.token.is_empty() && told("X-Amz-Security-Token")? != credential.token {
+        return wrong("the session's token is another's");
+    }
+    let names = told("X-Amz-SignedHeaders")?;
+    let names: Vec<&str> = names.split(';').collect();
+    let unsigned = |name: &str| name.starts_with("x-amz-") && !names.contains(&name);
+    if !names.contains(&"host") || request.headers.keys().any(|name| unsigned(name.as_str())) {
+        return wrong("a header is not signed");
+    }
+    let query: Vec<&str> =
+        request.query.split('&').filter(|pair| !pair.starts_with("X-Amz-Signature=")).collect();
+    let hash = header_of(request.headers, "x-amz-content-sha256").unwrap_or("UNSIGNED-PAYLOAD");
+    let signature = signature(request, &names, &query.join("&"), hash, (&date, scope), &credential.secret)?;
+    if told("X-Amz-Signature")? != signature {
+        return wrong("the signature does not match");
+    }
+    let Some(time) = time_of(&date) else { return wrong("the time is none") };
+    let Some(seconds) = told("X-Amz-Expires")?.parse().ok().filter(|s| (1..=PRESIGNED_MAX).contains(s))
+    else {
+        return wrong("X-Amz-Expires is not between a second and a week");
+    };
+    if time.duration_since(now) > SignedDuration::from_mins(5) {
+        return wrong("the time is off");
+    }
+    let over = now.duration_since(time) >= SignedDuration::from_secs(seconds) || credential.expires <= now;
+    if over { Err(Refusal::Expired) } else { Ok(key.to_owned()) }
+}
+
+/// The header that signs a request with all the headers that it has, which are to include `host` and `x-amz-date`:
+/// for tests that ask by themselves.
+pub fn authorization(
+    request: &Request<'_>,
+    credential: &Credential,
+    (region, service): (&str, &str),
+) -> Result<String, Refusal> {
+    let date = header_of(request.headers, "x-amz-date")?;
+    let scope = format!("{}/{region}/{service}/aws4_request", date.get(..8).unwrap_or_default());
+    let names: BTreeSet<&str> = request.headers.keys().map(axum::http::HeaderName::as_str).collect();
+    let names: Vec<&str> = names.into_iter().collect();
+    let hash = hex::encode(Sha256::digest(request.body));
+    let signature = signature(request, &names, request.query, &hash, (date, &scope), &credential.secret)?;
+    Ok(format!(
+        "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={}, Signature={signature}",
+        credential.key,
+        names.join(";")
+    ))
+}
+
+/// The query of a link to an object of S3 that is good for so many seconds.
+pub fn presigned(
+    (method, host, path): (&str, &str, &str),
+    credential: &Credential,
+    region: &str,
+    (time, seconds): (Timestamp, u32),
+) -> Result<String, Refusal> {
+    let date = time.strftime("%Y%m%dT%H%M%SZ").to_string();
+    let scope = format!("{}/{region}/s3/aws4_request", date.get(..8).unwrap_or_default());
+    let mut query = format!(
+        "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={}&X-Amz-Date={date}&X-Amz-Expires={seconds}\
+         &X-Amz-SignedHeaders=host",
+        encode(&format!("{}/{scope}", credential.key), false)
+    );
+    if !credential.token.is_empty() {
+        query.push_str("&X-Amz-Security-Token=");
+        query.push_str(&encode(&credential.token, false));
+    }
+    let mut headers = HeaderMap::new();
+    let Ok(host) = host.parse() else { return wrong("the host is no header") };
+    let _none = headers.insert("host", host);
+    let request = Request { method, path, query: &query, headers: &headers, body: b"" };
+    let hash = "UNSIGNED-PAYLOAD";
+    let signature = signature(&request, &["host"], &query, hash, (&date, &scope), &credential.secret)?;
+    Ok(format!("{query}&X-Amz-Signature={signature}"))
+}
+
+fn header_of<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a str, Refusal> {
+    match headers.get_all(name).iter().collect::<Vec<_>>().as_slice() {
+        [value] => value.to_str().map(str::trim).or_else(|_| wrong(format!("{name} is not text"))),
+        [] => wrong(format!("there is no {name}")),
+        _ => wrong(format!("{name} is there more than once")),
+    }
 }
 
 fn time_of(date: &str) -> Option<Timestamp> {
@@ -137,7 +262,7 @@ fn time_of(date: &str) -> Option<Timestamp> {
     jiff::tz::TimeZone::UTC.to_timestamp(time).ok()
 }
 
-fn query(text: &str) -> String {
+fn sorted(text: &str) -> String {
     let mut pairs: Vec<(String, String)> = text
         .split('&')
         .filter(|pair| !pair.is_empty())
@@ -149,7 +274,7 @@ fn query(text: &str) -> String {
 }
 
 /// Percent-decoding.
-pub(super) fn decode(text: &str) -> String {
+pub(crate) fn decode(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {
@@ -279,6 +404,32 @@ mod tests {
         for vector in &VECTORS {
             assert_eq!(checked(vector, SignedDuration::ZERO, |_| {}), Ok(vector.key.0.to_owned()));
         }
+    }
+
+    /// The guide's example of a link to an object.
+    #[test]
+    fn a_published_link_is_right_until_it_is_over() {
+        let query = "X-Amz-Algorithm=AWS4-HMAC-SHA256\
+            &X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20130524%2Fus-east-1%2Fs3%2Faws4_request\
+            &X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400&X-Amz-SignedHeaders=host\
+            &X-Amz-Signature=aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404";
+        let mut headers = HeaderMap::new();
+        headers.append("host", "examplebucket.s3.amazonaws.com".parse().expect("a value"));
+        let begun = time_of("20130524T000000Z").expect("a time");
+        let credential = Credential {
+            key: "AKIAIOSFODNN7EXAMPLE".to_owned(),
+            secret: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY".to_owned(),
+            token: String::new(),
+            expires: Timestamp::MAX,
+        };
+        let checked = |path: &str, hours| {
+            let request = Request { method: "GET", path, query, headers: &headers, body: b"" };
+            let now = begun + SignedDuration::from_hours(hours);
+            check_presigned(&request, std::slice::from_ref(&credential), ("us-east-1", "s3"), now)
+        };
+        assert_eq!(checked("/test.txt", 23), Ok(credential.key.clone()));
+        assert_eq!(checked("/test.txt", 24), Err(Refusal::Expired));
+        assert!(matches!(checked("/other.txt", 1), Err(Refusal::Wrong(_))));
     }
 
     #[test]

@@ -91,6 +91,8 @@ impl Rig {
             container: None,
             ingress: Ingress::Closed,
             storage: StorageSpec::default(),
+            subnets: Vec::new(),
+            provision_timeout_seconds: None,
         };
         let now = Timestamp::now();
         let record = TaskRecord {
@@ -103,6 +105,7 @@ impl Rig {
             deadline: Some(now + SignedDuration::from_hours(1)),
             agent_sha256: None,
             input_stored: false,
+            gave_up: None,
         };
         store.create_json(&keys.record(), &record).await?;
         let environment = Environment { version: RECORD_VERSION, variables: BTreeMap::new() };

@@ -93,6 +93,8 @@ fn flag(field: Field) -> &'static str {
         Field::Container => "--container",
         Field::Ingress => "--ingress",
         Field::StorageContainer => "--storage",
+        Field::Subnets => "--subnet",
+        Field::ProvisionTimeout => "--provision-timeout",
     }
 }
 

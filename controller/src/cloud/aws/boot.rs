@@ -36,6 +36,8 @@ pub(super) struct StorePlace {
     pub(super) region: String,
     /// Address of S3 when it is not the region's usual one.
     pub(super) endpoint: Option<Url>,
+    /// Address of Auto Scaling, which machines release themselves at, when it is not the region's usual one.
+    pub(super) scaling_endpoint: Option<Url>,
 }
 
 /// User-data as the launch template takes it.
@@ -91,7 +93,7 @@ fn config(want: &GroupSpec, region: &str, store: &StorePlace) -> MachineConfig<M
         },
         deadline: want.deadline,
         preemption,
-        release: Some(release(region)),
+        release: Some(release(region, store.scaling_endpoint.as_ref())),
         power_off: true,
         listen,
         addresses: Addresses::Metadata { calls: vec![metadata("public-ipv4"), metadata("local-ipv4")] },
@@ -136,12 +138,16 @@ fn notices() -> Vec<PreemptionNotice> {
 }
 
 /// Ends this instance and makes its group one smaller, so that it is not replaced.
-fn release(region: &str) -> HttpCall {
+fn release(region: &str, endpoint: Option<&Url>) -> HttpCall {
     let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+    let url = match endpoint {
+        Some(endpoint) => format!("{}/", endpoint.as_str().trim_end_matches('/')),
+        None => format!("https://autoscaling.{region}.{domain}/"),
+    };
     let form = ("Content-Type".to_owned(), "application/x-www-form-urlencoded".to_owned());
     HttpCall {
         method: "POST".to_owned(),
-        url: format!("https://autoscaling.{region}.{domain}/"),
+        url,
         headers: BTreeMap::from([form]),
         body: "Action=TerminateInstanceInAutoScalingGroup&Version=2011-01-01&InstanceId={machine}\
                &ShouldDecrementDesiredCapacity=true"
@@ -157,7 +163,7 @@ mod tests {
     use crate::cloud::aws::fixture;
 
     fn place() -> StorePlace {
-        StorePlace { region: "us-west-1".to_owned(), endpoint: None }
+        StorePlace { region: "us-west-1".to_owned(), endpoint: None, scaling_endpoint: None }
     }
 
     #[test]
@@ -174,6 +180,15 @@ mod tests {
         want.spec.ingress = Ingress::Closed;
         let config = config(&want, "us-west-1", &place());
         assert_eq!((config.listen, config.preemption.len()), (None, 0));
+    }
+
+    #[test]
+    fn machines_release_themselves_where_they_are_told() {
+        let told = |endpoint: Option<&str>| {
+            release("cn-north-1", endpoint.map(|e| Url::parse(e).expect("a URL")).as_ref()).url
+        };
+        assert_eq!(told(None), "https://autoscaling.cn-north-1.amazonaws.com.cn/");
+        assert_eq!(told(Some("http://192.0.2.1:5000")), "http://192.0.2.1:5000/");
     }
 
     #[test]

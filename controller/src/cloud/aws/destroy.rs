@@ -3,6 +3,9 @@
 //! Machines are tagged as destroyed first, so that what is seen of them later tells why they went. Then the
 //! group and its machines go, with role and profile at the same time; template and security group last,
 //! because a launch that is under way may still name them.
+//!
+//! What a caller may remove is decided by its tags, and what is gone has none. A removal whose answer was lost is sent
+//! again and then refused, so each refusal is followed by one more look.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -12,7 +15,7 @@ use tpi_proto::id::TaskId;
 
 use super::{
     client::Clients,
-    error::{code, failed, is_absent},
+    error::{code, failed, is_absent, is_denied},
     names::{END_DESTROYED, END_TAG, TASK_TAG},
     observe::Sight,
 };
@@ -142,20 +145,27 @@ impl Clients {
     pub(super) async fn delete_template(&self, task: &TaskId) -> Result<(), CloudError> {
         let operation = || format!("deleting the launch template {task}");
         let filter = |name: &str| Filter::builder().name(name).values(task.as_str()).build();
-        let there = self
-            .ec2
-            .describe_launch_templates()
-            .filters(filter("launch-template-name"))
-            .filters(filter(&format!("tag:{TASK_TAG}")))
-            .send()
-            .await
-            .map_err(failed(operation(), Leftovers::Remaining))?;
-        for template in there.launch_templates() {
-            let id = template.launch_template_id.clone();
-            match self.ec2.delete_launch_template().set_launch_template_id(id).send().await {
-                Ok(_) => {}
-                Err(error) if is_absent(&error) => {}
-                Err(error) => return Err(failed(operation(), Leftovers::Remaining)(error)),
+        for again in [true, false] {
+            let there = self
+                .ec2
+                .describe_launch_templates()
+                .filters(filter("launch-template-name"))
+                .filters(filter(&format!("tag:{TASK_TAG}")))
+                .send()
+                .await
+                .map_err(failed(operation(), Leftovers::Remaining))?;
+            let mut denied = false;
+            for template in there.launch_templates() {
+                let id = template.launch_template_id.clone();
+                match self.ec2.delete_launch_template().set_launch_template_id(id).send().await {
+                    Ok(_) => {}
+                    Err(error) if is_absent(&error) => {}
+                    Err(error) if again && is_denied(&error) => denied = true,
+                    Err(error) => return Err(failed(operation(), Leftovers::Remaining)(error)),
+                }
+            }
+            if !denied {
+                break;
             }
         }
         Ok(())
@@ -164,6 +174,7 @@ impl Clients {
     async fn delete_security_groups(&self, task: &TaskId, begun: Instant) -> Result<(), CloudError> {
         let operation = || format!("deleting the security group {task}");
         let mut wait = FIRST_PAUSE;
+        let mut again = true;
         loop {
             let by_tag = Filter::builder().name(format!("tag:{TASK_TAG}")).values(task.as_str()).build();
             let there = self
@@ -183,6 +194,7 @@ impl Clients {
                     Err(error) if ["DependencyViolation", "InvalidGroup.InUse"].contains(&code(&error)) => {
                         used = true;
                     }
+                    Err(error) if again && is_denied(&error) => (used, again) = (true, false),
                     Err(error) => return Err(failed(operation(), Leftovers::Remaining)(error)),
                 }
             }
@@ -198,6 +210,7 @@ impl Clients {
     async fn delete_volumes(&self, task: &TaskId, begun: Instant) -> Result<(), CloudError> {
         let operation = || format!("deleting volumes of {task}");
         let mut wait = FIRST_PAUSE;
+        let mut again = true;
         loop {
             let by_tag = Filter::builder().name(format!("tag:{TASK_TAG}")).values(task.as_str()).build();
             let volumes = self
@@ -224,6 +237,7 @@ impl Clients {
                     Ok(_) => {}
                     Err(error) if is_absent(&error) => {}
                     Err(error) if code(&error) == "VolumeInUse" => left += 1,
+                    Err(error) if again && is_denied(&error) => (left, again) = (left + 1, false),
                     Err(error) => return Err(failed(operation(), Leftovers::Remaining)(error)),
                 }
             }

@@ -53,14 +53,15 @@ const IAM_PATIENCE: Duration = Duration::from_secs(90);
 const IAM_PAUSE: Duration = Duration::from_secs(2);
 
 /// The parts of a request that need no cloud to be checked.
-struct Checked {
-    types: Vec<String>,
+pub(super) struct Checked {
+    pub(super) types: Vec<String>,
     bucket: Bucket,
     store: StorePlace,
     tags: BTreeMap<String, String>,
-    profile: Option<Profile>,
+    pub(super) profile: Option<Profile>,
     max_price: Option<String>,
-    user_data: String,
+    /// As the launch template takes it.
+    pub(super) user_data: String,
 }
 
 /// What a launch template is made from.
@@ -77,7 +78,7 @@ struct Template<'a> {
     tags: &'a BTreeMap<String, String>,
 }
 
-fn check(settings: &AwsSettings, region: &str, want: &GroupSpec) -> Result<Checked, CloudError> {
+pub(super) fn check(settings: &AwsSettings, region: &str, want: &GroupSpec) -> Result<Checked, CloudError> {
     let task = &want.task;
     if Timestamp::now() >= want.deadline {
         return Err(refused(format!("creating the group of {task}"), "the task's deadline is over"));
@@ -92,6 +93,7 @@ fn check(settings: &AwsSettings, region: &str, want: &GroupSpec) -> Result<Check
     let store = StorePlace {
         region: settings.store_region.clone().unwrap_or_else(|| region.to_owned()),
         endpoint: settings.store_endpoint.clone(),
+        scaling_endpoint: settings.scaling_endpoint.clone(),
     };
     let user_data = boot::user_data(want, region, &bucket, &store)
         .map_err(|error| refused(format!("writing what machines of {task} are told at boot"), error))?;
@@ -99,7 +101,7 @@ fn check(settings: &AwsSettings, region: &str, want: &GroupSpec) -> Result<Check
         types,
         bucket,
         store,
-        tags: names::tags(task, &want.spec, want.deadline)?,
+        tags: names::tags(task, &want.spec, want.deadline, &want.store)?,
         profile: want.spec.permission_set.as_deref().map(Profile::parse).transpose()?,
         max_price: match want.spec.spot {
             Spot::OnDemand | Spot::MarketPrice => None,
@@ -150,17 +152,20 @@ async fn make(
     let role = async {
         match &checked.profile {
             Some(_) => Ok(()),
-            None => clients.make_role_and_profile(task).await,
+            None => clients.make_role_and_profile(want).await,
         }
     };
     let security_group = clients.make_security_group(task, &found.network.vpc, &checked.tags);
-    let (security_group, ()) = futures::future::try_join(security_group, role).await?;
+    // None is dropped while it is under way, or what it makes could not be told when another one fails.
+    let (security_group, role) = futures::future::join(security_group, role).await;
+    role?;
+    let security_group = security_group?;
 
     let own = Profile::Name(task.to_string());
     let template = Template {
         image: &found.image.id,
         root_device: &found.image.root_device,
-        disk_gb: want.spec.disk_size.and_then(|gb| i32::try_from(gb).ok()).or(found.image.root_gb),
+        disk_gb: disk_gb(want, found),
         kind: found.types.first().map_or("", String::as_str),
         security_group: &security_group,
         profile: checked.profile.as_ref().unwrap_or(&own),
@@ -175,12 +180,15 @@ async fn make(
             None => clients.fill_role_and_profile(task, &found.caller, &checked.bucket).await,
         }
     };
-    let (made, (), ()) = futures::future::try_join3(
+    let (made, opened, filled) = futures::future::join3(
         clients.make_template(task, &template),
         clients.open_port(task, &security_group, &found.from),
         fill,
     )
-    .await?;
+    .await;
+    let made = made?;
+    opened?;
+    filled?;
     // Who finds the template made already is not alone, or was cut off: the group may be there by now.
     let group = if made == Made::New { None } else { clients.group(task).await? };
     match group {
@@ -191,6 +199,11 @@ async fn make(
     }
     clients.arm(want).await?;
     clients.start(want).await
+}
+
+/// Size of a machine's disk: what was asked for, else the image's own.
+pub(super) fn disk_gb(want: &GroupSpec, found: &Found) -> Option<i32> {
+    want.spec.disk_size.and_then(|gb| i32::try_from(gb).ok()).or(found.image.root_gb)
 }
 
 /// What was found on the way.

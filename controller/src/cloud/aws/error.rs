@@ -6,12 +6,18 @@ use crate::cloud::{CloudError, CloudErrorKind, Leftovers};
 
 /// What AWS answered.
 #[derive(Debug, thiserror::Error)]
-#[error("{message} ({code}{})", request.as_deref().map(|id| format!(", request {id}")).unwrap_or_default())]
+#[error(
+    "{message} ({code}{}{})",
+    action.as_deref().map(|action| format!(", action {action}")).unwrap_or_default(),
+    request.as_deref().map(|id| format!(", request {id}")).unwrap_or_default()
+)]
 pub struct Refusal {
     /// Its code.
     pub code: String,
     message: String,
     request: Option<String>,
+    /// What the caller would have to be allowed.
+    action: Option<String>,
 }
 
 /// Codes that begin like this; the first one counts.
@@ -90,6 +96,10 @@ const KINDS: &[(&str, CloudErrorKind)] = {
         ("MalformedPolicyDocument", K::InvalidSpec),
         ("MissingParameter", K::InvalidSpec),
         ("NoSuchEntity", K::InvalidSpec),
+        ("NoSuchBucket", K::InvalidSpec),
+        ("TooManyBuckets", K::QuotaExceeded),
+        ("OperationAborted", K::Unavailable),
+        ("IllegalLocationConstraint", K::InvalidSpec),
         ("SpotMaxPrice", K::InvalidSpec),
         ("UnknownParameter", K::InvalidSpec),
         ("VPCIdNotSpecified", K::InvalidSpec),
@@ -126,12 +136,14 @@ where
             && let Some(code) = service.err().code()
         {
             let message = service.err().message().unwrap_or("refused");
+            let kind = kind_of(code);
             let refusal = Refusal {
+                action: (kind == CloudErrorKind::PermissionDenied).then(action::<E>).flatten(),
                 code: code.to_owned(),
                 message: message.trim_end_matches('.').to_owned(),
                 request: service.err().meta().extra("aws_request_id").map(str::to_owned),
             };
-            return CloudError { kind: kind_of(code), operation, leftovers, source: Some(refusal.into()) };
+            return CloudError { kind, operation, leftovers, source: Some(refusal.into()) };
         }
         let kind = match &error {
             // Credentials are looked for when the first request is about to be sent.
@@ -149,6 +161,15 @@ where
     }
 }
 
+/// The IAM action that an operation needs, read off the type of its error, such as
+/// `aws_sdk_ec2::operation::create_security_group::CreateSecurityGroupError`: AWS does not always name it.
+fn action<E>() -> Option<String> {
+    let name = std::any::type_name::<E>();
+    let service = name.strip_prefix("aws_sdk_")?.split("::").next()?;
+    let operation = name.rsplit("::").next()?.strip_suffix("Error")?;
+    Some(format!("{service}:{operation}"))
+}
+
 fn of_credentials(error: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(error), |e| e.source())
         .any(|e| e.to_string().contains("credential") || e.to_string().contains("identity"))
@@ -159,6 +180,11 @@ pub(super) fn code<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> &str {
     error.code().unwrap_or_default()
 }
 
+/// The status that it answered with; some answers have nothing else.
+pub(super) fn status_of<E>(error: &SdkError<E>) -> Option<u16> {
+    error.raw_response().map(|answer| answer.status().as_u16())
+}
+
 /// Whether it said that something is not there. Some services say so in prose only.
 pub(super) fn is_absent<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> bool {
     let code = code(error);
@@ -167,6 +193,11 @@ pub(super) fn is_absent<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> b
         || code == "NoSuchEntity"
         || code == "InvalidGroupId.Malformed"
         || (code == "ValidationError" && (prose.contains("not found") || prose.contains("does not exist")))
+}
+
+/// Whether it said that the caller may not.
+pub(super) fn is_denied<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> bool {
+    kind_of(code(error)) == CloudErrorKind::PermissionDenied
 }
 
 /// A refusal of our own.
@@ -185,6 +216,17 @@ pub(super) fn refused(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_operation_tells_its_action() {
+        use aws_sdk_autoscaling::operation::create_auto_scaling_group::CreateAutoScalingGroupError;
+        use aws_sdk_ec2::operation::create_security_group::CreateSecurityGroupError;
+        let expected = Some("ec2:CreateSecurityGroup".to_owned());
+        assert_eq!(action::<CreateSecurityGroupError>(), expected);
+        let expected = Some("autoscaling:CreateAutoScalingGroup".to_owned());
+        assert_eq!(action::<CreateAutoScalingGroupError>(), expected);
+        assert_eq!(action::<std::io::Error>(), None);
+    }
 
     #[test]
     fn codes_that_people_meet() {

@@ -7,10 +7,10 @@ use super::{
     client::Clients,
     error::{code, failed, is_absent, refused},
     lookup::Caller,
-    names::{IAM_PATH, ROLE_POLICY, TASK_TAG},
+    names::{IAM_PATH, ROLE_POLICY, TASK_TAG, own_tags},
     policy::{self, Bucket},
 };
-use crate::cloud::{CloudError, CloudErrorKind, Leftovers};
+use crate::cloud::{CloudError, CloudErrorKind, GroupSpec, Leftovers};
 
 /// What machines are given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,10 +62,12 @@ fn told(mut error: CloudError) -> CloudError {
     error
 }
 
-fn tag(task: &TaskId) -> Result<Tag, CloudError> {
-    Tag::builder().key(TASK_TAG).value(task.as_str()).build().map_err(|error| CloudError {
+fn tags(want: &GroupSpec) -> Result<Vec<Tag>, CloudError> {
+    let ours = own_tags(&want.task, want.deadline, &want.store).into_iter();
+    let tags = ours.map(|(key, value)| Tag::builder().key(key).value(value).build());
+    tags.collect::<Result<_, _>>().map_err(|error| CloudError {
         kind: CloudErrorKind::Other,
-        operation: format!("tagging the role of {task}"),
+        operation: format!("tagging the role of {}", want.task),
         leftovers: Leftovers::None,
         source: Some(error.into()),
     })
@@ -80,13 +82,13 @@ fn not_ours(what: &str, task: &TaskId) -> CloudError {
 
 impl Clients {
     /// Role and profile, not tied to each other yet.
-    pub(super) async fn make_role_and_profile(&self, task: &TaskId) -> Result<(), CloudError> {
-        let both = futures::future::try_join(self.make_role(task), self.make_profile(task));
-        let ((), ()) = both.await.map_err(told)?;
-        Ok(())
+    pub(super) async fn make_role_and_profile(&self, want: &GroupSpec) -> Result<(), CloudError> {
+        let (role, profile) = futures::future::join(self.make_role(want), self.make_profile(want)).await;
+        role.and(profile).map_err(told)
     }
 
-    async fn make_role(&self, task: &TaskId) -> Result<(), CloudError> {
+    async fn make_role(&self, want: &GroupSpec) -> Result<(), CloudError> {
+        let task = &want.task;
         let operation = || format!("making the role {task}");
         let made = self
             .iam
@@ -95,7 +97,7 @@ impl Clients {
             .role_name(task.as_str())
             .assume_role_policy_document(policy::trust().to_string())
             .description(format!("machines of {task}"))
-            .tags(tag(task)?)
+            .set_tags(Some(tags(want)?))
             .send()
             .await;
         match made {
@@ -115,14 +117,15 @@ impl Clients {
         }
     }
 
-    async fn make_profile(&self, task: &TaskId) -> Result<(), CloudError> {
+    async fn make_profile(&self, want: &GroupSpec) -> Result<(), CloudError> {
+        let task = &want.task;
         let operation = || format!("making the instance profile {task}");
         let made = self
             .iam
             .create_instance_profile()
             .path(IAM_PATH)
             .instance_profile_name(task.as_str())
-            .tags(tag(task)?)
+            .set_tags(Some(tags(want)?))
             .send()
             .await;
         match made {
@@ -178,8 +181,8 @@ impl Clients {
                 }
             }
         };
-        let (_answer, ()) = futures::future::try_join(policy, member).await.map_err(told)?;
-        Ok(())
+        let (policy, member) = futures::future::join(policy, member).await;
+        policy.map(drop).and(member).map_err(told)
     }
 
     /// Role and profile, whatever there is of them. Absent is success; somebody else's are left alone.
@@ -220,7 +223,12 @@ impl Clients {
 
     async fn remove_role(&self, task: &TaskId) -> Result<(), CloudError> {
         let operation = || format!("removing the role {task}");
-        let there = match self.iam.get_role().role_name(task.as_str()).send().await {
+        let (there, policies) = futures::future::join(
+            self.iam.get_role().role_name(task.as_str()).send(),
+            self.iam.list_role_policies().role_name(task.as_str()).send(),
+        )
+        .await;
+        let there = match there {
             Ok(there) => there.role,
             Err(error) if is_absent(&error) => return Ok(()),
             Err(error) => return Err(failed(operation(), Leftovers::Remaining)(error)),
@@ -228,12 +236,20 @@ impl Clients {
         if !there.is_some_and(|role| is_ours(role.tags(), task)) {
             return Ok(());
         }
-        let deleted =
-            self.iam.delete_role_policy().role_name(task.as_str()).policy_name(ROLE_POLICY).send().await;
-        match deleted {
-            Ok(_) => {}
-            Err(error) if is_absent(&error) => {}
+        let policies = match policies {
+            Ok(answer) => answer.policy_names,
+            Err(error) if is_absent(&error) => Vec::new(),
             Err(error) => return Err(failed(operation(), Leftovers::Remaining)(error)),
+        };
+        let deletions = policies
+            .iter()
+            .map(|policy| self.iam.delete_role_policy().role_name(task.as_str()).policy_name(policy).send());
+        for deleted in futures::future::join_all(deletions).await {
+            match deleted {
+                Ok(_) => {}
+                Err(error) if is_absent(&error) => {}
+                Err(error) => return Err(failed(operation(), Leftovers::Remaining)(error)),
+            }
         }
         match self.iam.delete_role().role_name(task.as_str()).send().await {
             Ok(_) => Ok(()),

@@ -31,12 +31,18 @@ pub(super) struct Caller {
     pub(super) account: String,
     /// `aws`, `aws-cn`, `aws-us-gov`.
     pub(super) partition: String,
+    /// Whose they are.
+    pub(super) arn: String,
 }
 
 /// An image that can be booted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BootImage {
     pub(super) id: String,
+    /// Empty when it has none.
+    pub(super) name: String,
+    /// Account that owns it.
+    pub(super) owner: String,
     /// Name of its root device.
     pub(super) root_device: String,
     /// Size of its root volume.
@@ -48,6 +54,8 @@ pub(super) struct BootImage {
 pub(super) struct Network {
     pub(super) vpc: String,
     pub(super) subnets: Vec<String>,
+    /// Zone of each subnet.
+    pub(super) zones: Vec<String>,
 }
 
 /// All of it.
@@ -57,6 +65,11 @@ pub(super) struct Found {
     pub(super) network: Network,
     /// Types that can be had, the preferred one first.
     pub(super) types: Vec<String>,
+    pub(super) arch: Arch,
+    /// vCPUs of each type that there is.
+    pub(super) vcpus: BTreeMap<String, u32>,
+    /// Zones that have each type.
+    pub(super) offered: BTreeMap<String, BTreeSet<String>>,
     pub(super) image: BootImage,
     /// Networks that may try to reach the agents.
     pub(super) from: Vec<String>,
@@ -85,7 +98,7 @@ impl Clients {
                 self.caller(),
                 self.types(wanted),
                 self.offered(wanted),
-                self.subnets(settings),
+                self.subnets(settings, want),
             ),
             self.images(&queries),
             allowed(settings, &want.spec.ingress),
@@ -113,10 +126,15 @@ impl Clients {
                 format!("the image {} needs {least} GB and {asked} GB were asked for", image.id),
             ));
         }
-        Ok(Found { caller, network, types, image, from })
+        let vcpus = infos.iter().filter_map(vcpus).collect();
+        Ok(Found { caller, network, types, arch, vcpus, offered, image, from })
     }
 
-    async fn caller(&self) -> Result<Caller, CloudError> {
+    pub(super) async fn caller(&self) -> Result<Caller, CloudError> {
+        self.caller.get_or_try_init(|| self.ask_caller()).await.cloned()
+    }
+
+    async fn ask_caller(&self) -> Result<Caller, CloudError> {
         let operation = "asking AWS whose credentials these are";
         let answer =
             self.sts.get_caller_identity().send().await.map_err(failed(operation, Leftovers::None))?;
@@ -124,6 +142,7 @@ impl Clients {
         Ok(Caller {
             account: answer.account().unwrap_or_default().to_owned(),
             partition: partition.to_owned(),
+            arn: answer.arn().unwrap_or_default().to_owned(),
         })
     }
 
@@ -158,12 +177,14 @@ impl Clients {
         Ok(zones)
     }
 
-    async fn subnets(&self, settings: &AwsSettings) -> Result<Vec<Subnet>, CloudError> {
+    async fn subnets(&self, settings: &AwsSettings, want: &GroupSpec) -> Result<Vec<Subnet>, CloudError> {
         let request = self.ec2.describe_subnets();
-        let request = if settings.subnets.is_empty() {
+        // What the task was submitted with counts on every computer.
+        let named = if want.spec.subnets.is_empty() { &settings.subnets } else { &want.spec.subnets };
+        let request = if named.is_empty() {
             request.filters(Filter::builder().name("default-for-az").values("true").build())
         } else {
-            request.set_subnet_ids(Some(settings.subnets.clone()))
+            request.set_subnet_ids(Some(named.clone()))
         };
         let operation = format!("looking for subnets in {}", self.region);
         request
@@ -264,7 +285,7 @@ fn network(
             operation,
             format!(
                 "there is no default network in {region}: make one with `aws ec2 create-default-vpc`, or name \
-                 subnets in TPI_AWS_SUBNETS"
+                 subnets with --subnet"
             ),
         ));
     }
@@ -272,21 +293,27 @@ fn network(
     if subnets.iter().any(|s| s.vpc_id.as_ref() != Some(&vpc)) {
         return Err(refused(operation, "the subnets given are not all of one network"));
     }
-    let mut usable: Vec<String> = subnets
+    let mut usable: Vec<(String, String)> = subnets
         .into_iter()
         .filter(|s| s.available_ip_address_count.is_none_or(|free| free > 0))
         .filter(|s| {
             let zone = s.availability_zone().unwrap_or_default();
             types.iter().any(|kind| offered.get(kind).is_some_and(|zones| zones.contains(zone)))
         })
-        .filter_map(|s| s.subnet_id)
+        .filter_map(|s| Some((s.subnet_id?, s.availability_zone.unwrap_or_default())))
         .collect();
     usable.sort();
     if usable.is_empty() {
         let cause = format!("no usable subnet of {vpc} is in a zone that has {}", types.join(" or "));
         return Err(refused(operation, cause));
     }
-    Ok(Network { vpc, subnets: usable })
+    let (subnets, zones) = usable.into_iter().unzip();
+    Ok(Network { vpc, subnets, zones })
+}
+
+fn vcpus(info: &InstanceTypeInfo) -> Option<(String, u32)> {
+    let count = info.v_cpu_info()?.default_v_cpus()?;
+    Some((info.instance_type()?.as_str().to_owned(), u32::try_from(count).ok()?))
 }
 
 fn boot_image(
@@ -297,7 +324,9 @@ fn boot_image(
     image: Option<Image>,
 ) -> Result<BootImage, CloudError> {
     let Some(image) = image else {
-        let cause = format!("{region} has no image {asked:?} for {} machines", arch.as_str());
+        let more =
+            if asked.starts_with("ami-") { " (an image's identifier is of one region only)" } else { "" };
+        let cause = format!("{region} has no image {asked:?} for {} machines{more}", arch.as_str());
         return Err(refused(operation, cause));
     };
     let id = image.image_id.clone().unwrap_or_default();
@@ -314,7 +343,9 @@ fn boot_image(
         .iter()
         .find(|m| m.device_name() == Some(root_device.as_str()))
         .and_then(|m| m.ebs()?.volume_size());
-    Ok(BootImage { id, root_device, root_gb })
+    let name = image.name.clone().unwrap_or_default();
+    let owner = image.owner_id.clone().unwrap_or_default();
+    Ok(BootImage { id, name, owner, root_device, root_gb })
 }
 
 /// Networks that may try to connect.
@@ -326,7 +357,8 @@ async fn allowed(settings: &AwsSettings, ingress: &Ingress) -> Vec<String> {
         (Ingress::Caller, CallerAddress::Ask) => match ask_address().await {
             Ok(address) => vec![single(address)],
             Err(error) => {
-                tracing::warn!(
+                // Plans say so, too.
+                tracing::info!(
                     %error,
                     "the address of this computer is not known: machines accept no connections, and are followed through the store"
                 );

@@ -8,6 +8,7 @@ use tpi_proto::{
     id::TaskId,
     spec::{CloudName, TaskSpec},
 };
+use url::Url;
 
 use crate::cloud::{CloudError, CloudErrorKind, Leftovers};
 
@@ -15,6 +16,8 @@ use crate::cloud::{CloudError, CloudErrorKind, Leftovers};
 pub(super) const TASK_TAG: &str = "tpi:task";
 /// Tag with the deadline, in seconds since 1970.
 pub(super) const DEADLINE_TAG: &str = "tpi:deadline";
+/// Tag with the URL of the store that has the task's record, so that it is found from any computer.
+pub(super) const STORE_TAG: &str = "tpi:store";
 /// Tag of a machine that `destroy` has ended.
 pub(super) const END_TAG: &str = "tpi:end";
 /// Value of [`END_TAG`].
@@ -42,6 +45,7 @@ pub(super) fn tags(
     task: &TaskId,
     spec: &TaskSpec,
     deadline: Timestamp,
+    store: &Url,
 ) -> Result<BTreeMap<String, String>, CloudError> {
     let refuse = |cause: String| CloudError {
         kind: CloudErrorKind::InvalidSpec,
@@ -70,9 +74,21 @@ pub(super) fn tags(
     if !tags.contains_key("Name") {
         let _none = tags.insert("Name".to_owned(), task.to_string());
     }
-    let _ours = tags.insert(TASK_TAG.to_owned(), task.to_string());
-    let _ours = tags.insert(DEADLINE_TAG.to_owned(), deadline.as_second().to_string());
+    tags.extend(own_tags(task, deadline, store));
     Ok(tags)
+}
+
+/// Those that are ours; all that roles and profiles have.
+pub(super) fn own_tags(task: &TaskId, deadline: Timestamp, store: &Url) -> BTreeMap<String, String> {
+    let mut tags = BTreeMap::from([
+        (TASK_TAG.to_owned(), task.to_string()),
+        (DEADLINE_TAG.to_owned(), deadline.as_second().to_string()),
+    ]);
+    let url = store.as_str();
+    if url.len() <= TAG_VALUE_MAX && url.chars().all(is_tag_char) {
+        let _none = tags.insert(STORE_TAG.to_owned(), url.to_owned());
+    }
+    tags
 }
 
 fn is_tag_char(c: char) -> bool {
@@ -92,10 +108,11 @@ mod tests {
         let want = fixture::want();
         let mut spec = want.spec.clone();
         let _none = spec.tags.insert("Name".to_owned(), "mine".to_owned());
-        let tags = tags(&want.task, &spec, want.deadline).expect("tags");
+        let tags = tags(&want.task, &spec, want.deadline, &want.store).expect("tags");
         assert_eq!(tags["Name"], "mine");
         assert_eq!(tags[TASK_TAG], want.task.as_str());
         assert_eq!(tags[DEADLINE_TAG], want.deadline.as_second().to_string());
+        assert_eq!(tags[STORE_TAG], "s3://bucket/path");
     }
 
     #[test]
@@ -104,7 +121,7 @@ mod tests {
         for bad in ["aws:x", "TPI:task", "", "a\nb", &"k".repeat(200)] {
             let mut spec = want.spec.clone();
             let _none = spec.tags.insert(bad.to_owned(), "v".to_owned());
-            let error = tags(&want.task, &spec, want.deadline).expect_err(bad);
+            let error = tags(&want.task, &spec, want.deadline, &want.store).expect_err(bad);
             assert_eq!(error.kind, CloudErrorKind::InvalidSpec);
         }
     }

@@ -147,6 +147,9 @@ impl Sight {
         let mut machines: Vec<Machine> =
             self.instances.iter().filter_map(|i| machine(i, &self.activities)).collect();
         machines.sort_by(|a, b| a.launched.cmp(&b.launched).then_with(|| a.id.cmp(&b.id)));
+        if let Some(group) = &self.group {
+            by_size(&mut machines, group);
+        }
         let alive = machines.iter().any(|m| m.ended.is_none());
         let group = match &self.group {
             None => GroupState::Absent,
@@ -174,7 +177,7 @@ pub(super) fn is_of(group: &AutoScalingGroup, task: &TaskId) -> bool {
     group_tag(group, TASK_TAG) == Some(task.as_str())
 }
 
-fn group_tag<'a>(group: &'a AutoScalingGroup, key: &str) -> Option<&'a str> {
+pub(super) fn group_tag<'a>(group: &'a AutoScalingGroup, key: &str) -> Option<&'a str> {
     group.tags().iter().find(|t| t.key() == Some(key)).and_then(|t| t.value())
 }
 
@@ -217,31 +220,53 @@ fn machine(instance: &Instance, activities: &[Activity]) -> Option<Machine> {
         id: MachineId(id.to_owned()),
         launched,
         ended: end.map(|e| e.0),
-        end: end.map(|e| e.1),
+        end: end.and_then(|e| e.1),
         usd_per_hour: None,
     })
 }
 
-/// Tags know best, then the group's own words, then the time.
-fn why(instance: &Instance, told: Option<MachineEnd>, at: Timestamp) -> MachineEnd {
+/// A machine that gives itself back makes its group smaller, and keeps the most that it may have; so as many as are
+/// missing were released. Where that does not tell which ones, they keep silent.
+fn by_size(machines: &mut [Machine], group: &AutoScalingGroup) {
+    let size = |n: Option<i32>| usize::try_from(n.unwrap_or_default()).unwrap_or_default();
+    let (most, wanted) = (size(group.max_size), size(group.desired_capacity));
+    // The schedule takes the most away as well.
+    if most == 0 {
+        return;
+    }
+    let known = machines.iter().filter(|m| m.end == Some(MachineEnd::Released)).count();
+    let released = most.saturating_sub(wanted).saturating_sub(known);
+    let silent = machines.iter().filter(|m| m.ended.is_some() && m.end.is_none()).count();
+    let end = match released {
+        0 => MachineEnd::Lost,
+        all if all == silent => MachineEnd::Released,
+        _ => return,
+    };
+    for machine in machines.iter_mut().filter(|m| m.ended.is_some() && m.end.is_none()) {
+        machine.end = Some(end);
+    }
+}
+
+/// Tags know best, then the group's own words, then the time; `None` where nothing tells.
+fn why(instance: &Instance, told: Option<MachineEnd>, at: Timestamp) -> Option<MachineEnd> {
     if tag(instance.tags(), END_TAG) == Some(END_DESTROYED) {
-        return MachineEnd::Destroyed;
+        return Some(MachineEnd::Destroyed);
     }
     let interrupted = instance
         .state_reason()
         .and_then(|r| r.code())
         .is_some_and(|code| code.starts_with("Server.Spot") || code.starts_with("Server.Insufficient"));
     if interrupted {
-        return MachineEnd::Lost;
+        return Some(MachineEnd::Lost);
     }
-    if let Some(end) = told {
-        return end;
+    if told.is_some() {
+        return told;
     }
     let deadline = tag(instance.tags(), DEADLINE_TAG).and_then(|text| text.parse::<i64>().ok());
     if deadline.is_some_and(|deadline| at.as_second() + CLOCK_TOLERANCE_SECONDS >= deadline) {
-        return MachineEnd::Deadline;
+        return Some(MachineEnd::Deadline);
     }
-    MachineEnd::Lost
+    None
 }
 
 /// The time in `User initiated (2026-01-01 00:00:00 GMT)`.
@@ -256,6 +281,35 @@ fn transition_time(reason: &str) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn why_machines_went_is_told_by_the_size_of_the_group_or_not_at_all() {
+        let machine = |end| Machine {
+            id: MachineId("i-1".to_owned()),
+            launched: Timestamp::UNIX_EPOCH,
+            ended: Some(Timestamp::UNIX_EPOCH),
+            end,
+            usd_per_hour: None,
+        };
+        let group =
+            |most, wanted| AutoScalingGroup::builder().max_size(most).desired_capacity(wanted).build();
+        use MachineEnd::{Lost, Released};
+        for (most, wanted, silent, expected) in [
+            (2, 2, vec![None], vec![Some(Lost)]),
+            (2, 1, vec![None], vec![Some(Released)]),
+            (2, 0, vec![None, None], vec![Some(Released); 2]),
+            (2, 1, vec![None, None], vec![None; 2]),
+            (2, 1, vec![Some(Released), None], vec![Some(Released), Some(Lost)]),
+            (2, 1, vec![None, Some(Lost)], vec![Some(Released), Some(Lost)]),
+            // After the schedule.
+            (0, 0, vec![None], vec![None]),
+        ] {
+            let mut machines: Vec<Machine> = silent.into_iter().map(machine).collect();
+            by_size(&mut machines, &group(most, wanted));
+            let ends: Vec<_> = machines.iter().map(|m| m.end).collect();
+            assert_eq!(ends, expected, "{most} {wanted}");
+        }
+    }
 
     #[test]
     fn the_time_of_an_end_is_read() {

@@ -41,10 +41,15 @@ fn known(table: &[crate::spec::place::Alias]) -> String {
     table.iter().map(|a| a.alias).collect::<Vec<_>>().join(", ")
 }
 
-fn machine_names() -> String {
+/// Aliases that stand for machines of today.
+pub fn aliases() -> impl Iterator<Item = &'static str> {
     let retired = |alias: &str| RETIRED.iter().any(|r| r.0 == alias);
-    let old = MACHINES.iter().map(|a| a.alias).filter(|alias| !retired(alias));
-    old.chain(CURRENT.iter().map(|c| c.0)).collect::<Vec<_>>().join(", ")
+    let old = MACHINES.iter().map(|a| a.alias).filter(move |alias| !retired(alias));
+    old.chain(CURRENT.iter().map(|c| c.0))
+}
+
+fn machine_names() -> String {
+    aliases().collect::<Vec<_>>().join(", ")
 }
 
 /// Aliases that AWS can no longer serve: what they stood for, and what comes closest.

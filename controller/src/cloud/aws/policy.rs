@@ -101,14 +101,12 @@ fn of_machines(partition: &str, bucket: &Bucket, root: &str, place: &str, name: 
                 "Resource": bucket.arn(partition, &format!("{}/*", layout::CACHE)),
             },
             {
-                // Without it an object that is absent is answered with 403. A read has no prefix, hence IfExists.
+                // A read has no prefix, so what is absent is answered with 403: machines look for it by its name.
                 "Sid": "OwnNames",
                 "Effect": "Allow",
                 "Action": "s3:ListBucket",
                 "Resource": format!("arn:{partition}:s3:::{}", bucket.name),
-                "Condition": {
-                    "StringLikeIfExists": { "s3:prefix": bucket.key(&format!("{root}/*")) },
-                },
+                "Condition": { "StringLike": { "s3:prefix": bucket.key(&format!("{root}/*")) } },
             },
             {
                 "Sid": "OwnRelease",
@@ -137,16 +135,29 @@ pub fn caller(partition: &str) -> Value {
                 "Action": [
                     "autoscaling:DescribeAutoScalingGroups",
                     "autoscaling:DescribeScalingActivities",
+                    "autoscaling:DescribeScheduledActions",
                     "ec2:DescribeImages",
                     "ec2:DescribeInstanceTypeOfferings",
                     "ec2:DescribeInstanceTypes",
                     "ec2:DescribeInstances",
                     "ec2:DescribeLaunchTemplates",
+                    "ec2:DescribeRegions",
                     "ec2:DescribeSecurityGroups",
                     "ec2:DescribeSubnets",
                     "ec2:DescribeVolumes",
                     "iam:ListRoles",
                     "iam:ListInstanceProfiles",
+                ],
+                "Resource": "*",
+            },
+            {
+                // Without these plans say less, and refusals come later; nothing else needs them.
+                "Sid": "BetterPlans",
+                "Effect": "Allow",
+                "Action": [
+                    "ec2:DescribeSpotPriceHistory",
+                    "iam:SimulatePrincipalPolicy",
+                    "servicequotas:GetServiceQuota",
                 ],
                 "Resource": "*",
             },
@@ -181,6 +192,7 @@ pub fn caller(partition: &str) -> Value {
                     "autoscaling:CreateAutoScalingGroup",
                     "autoscaling:CreateOrUpdateTags",
                     "autoscaling:DeleteAutoScalingGroup",
+                    "autoscaling:DeleteScheduledAction",
                     "autoscaling:PutScheduledUpdateGroupAction",
                     "autoscaling:SuspendProcesses",
                     "autoscaling:UpdateAutoScalingGroup",
@@ -201,12 +213,30 @@ pub fn caller(partition: &str) -> Value {
                     "iam:DeleteRolePolicy",
                     "iam:GetInstanceProfile",
                     "iam:GetRole",
+                    "iam:ListRolePolicies",
                     "iam:PutRolePolicy",
                     "iam:RemoveRoleFromInstanceProfile",
                     "iam:TagInstanceProfile",
                     "iam:TagRole",
                 ],
                 "Resource": [roles.clone(), profiles],
+            },
+            {
+                // What is absent has no path: without this, AWS answers that it may not be looked for.
+                "Sid": "RolesThatAreGone",
+                "Effect": "Allow",
+                "Action": [
+                    "iam:DeleteInstanceProfile",
+                    "iam:DeleteRole",
+                    "iam:DeleteRolePolicy",
+                    "iam:GetInstanceProfile",
+                    "iam:GetRole",
+                    "iam:RemoveRoleFromInstanceProfile",
+                ],
+                "Resource": [
+                    format!("arn:{partition}:iam::*:role/tpi-*"),
+                    format!("arn:{partition}:iam::*:instance-profile/tpi-*"),
+                ],
             },
             {
                 "Sid": "PassRolesToMachinesOnly",
@@ -233,9 +263,12 @@ pub fn caller(partition: &str) -> Value {
                     "s3:AbortMultipartUpload",
                     "s3:CreateBucket",
                     "s3:DeleteObject",
+                    "s3:GetBucketTagging",
                     "s3:GetObject",
                     "s3:ListBucket",
+                    "s3:PutBucketOwnershipControls",
                     "s3:PutBucketPublicAccessBlock",
+                    "s3:PutBucketTagging",
                     "s3:PutEncryptionConfiguration",
                     "s3:PutLifecycleConfiguration",
                     "s3:PutObject",

@@ -137,6 +137,22 @@ pub(super) fn with_variable(name: &str, value: &str) -> Vec<ProcessId> {
         .collect()
 }
 
+/// What a variable was for the processes that began with it.
+pub(super) fn values_of(name: &str) -> Vec<(String, ProcessId)> {
+    let beginning = format!("{name}=").into_bytes();
+    let value = |pid: i32| {
+        let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+        let entry = environ.split(|&b| b == 0).find_map(|entry| entry.strip_prefix(beginning.as_slice()))?;
+        Some(String::from_utf8_lossy(entry).into_owned())
+    };
+    all()
+        .filter_map(|pid| {
+            let stat = stat(pid).filter(|s| !s.zombie)?;
+            Some((value(pid)?, ProcessId { pid, started: stat.started }))
+        })
+        .collect()
+}
+
 /// Everything of a machine that runs now.
 pub(super) fn of_machine(machine: &MachineId, agent: Option<ProcessId>) -> Vec<ProcessId> {
     let mut found = with_variable("TPI_MACHINE_ID", &machine.0);
