@@ -27,6 +27,7 @@ mod find;
 mod give_up;
 mod hook;
 mod plan;
+mod preflight;
 mod progress;
 mod pull;
 mod report;

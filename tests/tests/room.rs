@@ -140,6 +140,16 @@ fn machines_boot_and_every_way_to_end_is_told() -> Result<()> {
     let answers = exec(first, &["sh", "-c", ASK])?;
     ensure!(answers.contains("\n200 {\"action\":\"terminate\",\"time\":"), "{answers}");
 
+    let listener = std::net::TcpListener::bind((room.gateway(), 0))?;
+    let to = listener.local_addr()?;
+    let connect = format!("import socket; socket.create_connection(('{}', {}), 3)", to.ip(), to.port());
+    let reaches = || exec(second, &["python3", "-c", &connect]).is_ok();
+    ensure!(reaches(), "what listens at the gateway is reached");
+    runtime.block_on(room.cut_network(second))?;
+    ensure!(!reaches(), "nothing is reached");
+    runtime.block_on(room.heal_network(second))?;
+    eventually("the network to be whole again", || reaches().then_some(()))?;
+
     drop(exec(first, &["systemctl", "--no-block", "poweroff"]));
     room.kill(second)?;
     account.end(third, None);

@@ -368,6 +368,13 @@ async fn signatures_and_times_are_checked() -> Result<()> {
     let place = "<CreateBucketConfiguration><LocationConstraint>us-west-2</LocationConstraint></CreateBucketConfiguration>";
     let told = client.send("s3", Method::PUT, "/tpi-bucket", "", &[], place.as_bytes()).await?;
     assert_eq!(told.status, 200, "{told:?}");
+    front.squat("tpi-taken");
+    let taken = async |method: Method| -> Result<(u16, String)> {
+        let told = client.send("s3", method, "/tpi-taken", "", &[], place.as_bytes()).await?;
+        Ok((told.status, told.text("Code")))
+    };
+    assert_eq!(taken(Method::PUT).await?, refused(409, "BucketAlreadyExists"));
+    assert_eq!(taken(Method::GET).await?, refused(403, "AccessDenied"));
     let mut elsewhere = client.clone();
     elsewhere.region = "eu-west-1".to_owned();
     let told = elsewhere.send("s3", Method::GET, "/tpi-bucket/x", "", &[], b"").await?;
@@ -507,6 +514,37 @@ async fn tokens_faults_and_permissions() -> Result<()> {
         .await?;
     assert_eq!(told.text("Code"), "UnauthorizedOperation");
     assert!(told.text("Message").contains("is not authorized to perform: ec2:CreateSecurityGroup on resource: arn:aws:ec2:us-west-2:123456789012:security-group/*"), "{told:?}");
+    let may_not = client.ask("ec2", "CreateSecurityGroup", &[("GroupName", "a"), ("DryRun", "true")]).await?;
+    assert_eq!(may_not.text("Code"), "UnauthorizedOperation");
+    front.allow_laptop(Some(may("*")));
+    let may = client.ask("ec2", "CreateSecurityGroup", &[("GroupName", "a"), ("DryRun", "true")]).await?;
+    assert_eq!((may.status, may.text("Code")), (412, "DryRunOperation".to_owned()));
+    front.allow_laptop(Some(json!({
+        "Version": "2012-10-17",
+        "Statement": [
+            { "Effect": "Allow", "Action": "iam:SimulatePrincipalPolicy", "Resource": "*" },
+            {
+                "Effect": "Allow", "Action": "iam:PassRole", "Resource": "arn:aws:iam::*:role/tpi/*",
+                "Condition": { "StringEquals": { "iam:PassedToService": "ec2.amazonaws.com" } },
+            },
+        ],
+    })));
+    let ask = [
+        ("PolicySourceArn", "arn:aws:iam::123456789012:user/laptop"),
+        ("ActionNames.member.1", "iam:PassRole"),
+        ("ActionNames.member.2", "iam:CreateRole"),
+        ("ResourceArns.member.1", "arn:aws:iam::123456789012:role/tpi/x"),
+    ];
+    let told = client.done("iam", "SimulatePrincipalPolicy", &ask).await?;
+    assert_eq!(told.texts("EvalDecision"), ["implicitDeny", "implicitDeny"]);
+    assert!(told.body.contains("<member>iam:PassedToService</member>"), "{told:?}");
+    let context = [
+        ("ContextEntries.member.1.ContextKeyName", "iam:PassedToService"),
+        ("ContextEntries.member.1.ContextKeyType", "string"),
+        ("ContextEntries.member.1.ContextKeyValues.member.1", "ec2.amazonaws.com"),
+    ];
+    let told = client.done("iam", "SimulatePrincipalPolicy", &[ask.as_slice(), &context].concat()).await?;
+    assert_eq!(told.texts("EvalDecision"), ["allowed", "implicitDeny"]);
     let told = client.ask("iam", "GetRole", &[("RoleName", "tpi-x")]).await?;
     assert_eq!(told.text("Code"), "AccessDenied");
     let refused = front.refused().pop().context("it was noted")?;

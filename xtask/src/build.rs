@@ -91,6 +91,22 @@ pub(crate) fn aws_controller(root: &Path) -> Result<PathBuf> {
     Ok(copy)
 }
 
+/// Clouds with an SDK that takes minutes to compile.
+pub(crate) const WITH_SDK: [&str; 1] = ["aws"];
+
+/// A build with clippy in the place of the compiler for our own packages, warnings denied. What they depend on is
+/// taken as it was built for the tests; `cargo clippy` would go through a whole SDK once more.
+pub(crate) fn linted(root: &Path, arguments: &[&str]) -> Command {
+    let mut command = cargo(root);
+    command.args(["build", "--quiet"]).args(arguments);
+    let beside = std::env::var_os("CARGO").map(|cargo| Path::new(&cargo).with_file_name("clippy-driver"));
+    let driver = beside.filter(|path| path.exists()).unwrap_or_else(|| "clippy-driver".into());
+    command.env("RUSTC_WORKSPACE_WRAPPER", driver);
+    // How `cargo clippy` hands a lint level on.
+    command.env("CLIPPY_ARGS", "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__");
+    command
+}
+
 /// The cargo that runs us, so that a toolchain chosen with `cargo +…` stays chosen; without what it told us
 /// about our own package, which build scripts would take for a reason to run again.
 pub(crate) fn cargo(root: &Path) -> Command {

@@ -206,7 +206,7 @@ mod tests {
     const REPORT: &str = r#"{
         "version": 1, "id": "tpi-test-3z4xlzwq-3u0vweb4", "name": "test", "cloud": "aws", "store": "s3://bucket/path",
         "buys": {"kind": "max_price", "usd_per_hour": 0.5}, "ends_by": "2026-11-24T20:00:00Z", "timeout_seconds": 86400, "provision_timeout_seconds": 1800,
-        "sends": {"workdir": "/home/me/bees", "files": {"files": 4, "bytes": 52000, "changed": 1, "send_bytes": 12000},
+        "sends": {"workdir": "/data/bees", "files": {"files": 4, "bytes": 52000, "changed": 1, "send_bytes": 12000},
             "agent_bytes": 11000000},
         "plan": {
             "region": "us-west-1", "machines": 2,
@@ -237,7 +237,7 @@ mod tests {
         task      tpi-test-3z4xlzwq-3u0vweb4
         cloud     aws, us-west-1
         store     s3://bucket/path
-        sends     /home/me/bees: 4 files, 52 kB, 1 changed, sending 12 kB
+        sends     /data/bees: 4 files, 52 kB, 1 changed, sending 12 kB
                   the agent, 11 MB
         makes     security group tpi-test-3z4xlzwq-3u0vweb4
                   Auto Scaling group tpi-test-3z4xlzwq-3u0vweb4

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use tpi_store::record::Intent;
 
 use super::{
-    Engine, EngineError, Observer, PlanReport, REPORT_VERSION, Sending, facts,
+    Engine, EngineError, Observer, PlanReport, REPORT_VERSION, Sending, facts, preflight,
     submit::{self, Submission},
 };
 use crate::spec::Checked;
@@ -33,10 +33,10 @@ pub(super) async fn plan(
     let planned = planned.map_err(EngineError::planning(task))?;
     let scanned = scanned?;
     let summary = scanned.summary();
-    submit::fits(checked, &planned, summary.bytes)?;
+    preflight::fits(checked, &planned, summary.bytes)?;
     let mut warnings = checked.warnings.clone();
     warnings.extend(scanned.warnings().iter().cloned());
-    warnings.extend(submit::doubts(&planned, summary.bytes));
+    warnings.extend(preflight::doubts(&planned, summary.bytes));
     match found {
         None | Some(Intent::Submit) => {}
         Some(Intent::Run) => warnings.push(format!(

@@ -45,6 +45,11 @@ pub fn on_demand(region: &str, machine: &str) -> Option<f64> {
     })
 }
 
+/// Regions where a machine has a price, and so is to be had.
+pub fn regions_of(machine: &str) -> impl Iterator<Item = &'static str> {
+    table().regions.iter().copied().filter(move |region| on_demand(region, machine).is_some())
+}
+
 /// An encrypted gp3 volume with the performance that is included, in US dollars per hour.
 #[must_use]
 pub fn volume(region: &str, gb: u32) -> Option<f64> {
@@ -97,6 +102,13 @@ mod tests {
             assert_eq!(on_demand(region, machine), None, "{machine} in {region}");
         }
         assert_eq!(volume("mars-north-1", 8), None);
+    }
+
+    #[test]
+    fn a_machine_is_where_it_has_a_price() {
+        let regions: Vec<&str> = regions_of("p4de.24xlarge").collect();
+        assert!(regions.contains(&"us-east-1") && !regions.contains(&"us-west-1"), "{regions:?}");
+        assert_eq!(regions_of("x9.huge").count(), 0);
     }
 
     #[test]

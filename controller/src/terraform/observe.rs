@@ -52,7 +52,7 @@ pub(super) async fn observe(engine: &Engine, task: &Located) -> Result<Seen, Eng
     drop(computed.insert("logs".to_owned(), Value::texts(logs)));
     let unfinished = match report.intent {
         Some(Intent::Submit) => true,
-        Some(Intent::Run) => report.group == GroupState::Absent && !report.state.is_final(),
+        Some(Intent::Run) => report.group == Some(GroupState::Absent) && !report.state.is_final(),
         Some(Intent::Destroy) | None => false,
     };
     let [running, succeeded, failed] = counts.map(|(_, count)| count);

@@ -382,3 +382,38 @@ pub(super) fn empty() -> Object {
     let blocks = [("storage".to_owned(), Value::List(Vec::new())), ("timeouts".to_owned(), Value::Null)];
     nulls.chain(blocks).collect::<BTreeMap<_, _>>()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::hcl::{self, Inputs};
+
+    fn names(attributes: &[Attribute], is: impl Fn(Said) -> bool) -> Vec<&'static str> {
+        attributes.iter().filter(|attribute| is(attribute.said)).map(|attribute| attribute.name).collect()
+    }
+
+    fn lines(names: &[&str], value: &str) -> String {
+        names.iter().map(|name| format!("  {name} = {value}\n")).collect()
+    }
+
+    /// What Terraform takes, the program takes without Terraform.
+    #[test]
+    fn the_reader_of_main_tf_knows_every_argument() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let read = |body: &str| {
+            let head = "  cloud  = \"local\"\n  script = \"#!/bin/sh\"\n";
+            let text = format!("resource \"{RESOURCE}\" \"x\" {{\n{head}{body}}}\n");
+            std::fs::write(folder.path().join("main.tf"), text).expect("a file");
+            hcl::read(&Inputs { folder: folder.path().to_owned(), ..Inputs::default() })
+        };
+        let given = names(&ATTRIBUTES, |said| !matches!(said, Said::Required | Said::Computed));
+        let storage = lines(&names(&STORAGE, |_| true), "null");
+        let timeouts = lines(&TIMEOUTS, "null");
+        let body = format!("{}storage {{\n{storage}}}\ntimeouts {{\n{timeouts}}}\n", lines(&given, "null"));
+        assert_eq!(read(&body).expect("a configuration").tasks.len(), 1);
+        let computed = names(&ATTRIBUTES, |said| said == Said::Computed);
+        let errors = read(&lines(&computed, "null")).expect_err("computed").0;
+        assert_eq!(errors.len(), computed.len(), "{errors:?}");
+        assert!(errors.iter().all(|error| error.cause.contains("filled in by Terraform")), "{errors:?}");
+    }
+}

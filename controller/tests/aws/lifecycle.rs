@@ -176,7 +176,8 @@ fn a_submit_that_fails_leaves_the_task_that_is_there_alone() {
     let failed = computer.run(&arguments);
     assert_eq!(failed.status.code(), Some(3), "{}", told(&failed));
     assert_eq!(place.left(&id), before);
-    let _text = done(&computer.run(&["destroy", &other]));
+    // It was refused before anything was written.
+    assert_eq!(computer.run(&["destroy", &other]).status.code(), Some(NOT_FOUND));
     let _text = done(&computer.run(&["destroy", &name]));
     assert_eq!(place.left(&id), Vec::<String>::new());
 }

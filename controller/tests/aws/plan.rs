@@ -235,7 +235,10 @@ async fn what_cannot_work_is_refused_by_plan_as_by_ensure() {
     let error = behind(&place, &front).plan(&place.hour(1)).await.expect_err("no default network");
     assert!(causes(&error).contains("--subnet"), "{}", causes(&error));
 
-    let cases: [(&str, Change); 7] = [
+    let cases: [(&str, Change); 8] = [
+        ("another machine or region, such as ap-northeast-1, ", |w| {
+            w.spec.machine = "p4de.24xlarge".to_owned();
+        }),
         ("use m+t4", |w| w.spec.machine = "m+k80".to_owned()),
         ("has no x9.huge", |w| w.spec.machine = "x9.huge".to_owned()),
         ("of one region only", |w| w.spec.image = "ami-0123456789abcdef0".to_owned()),

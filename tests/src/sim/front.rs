@@ -25,7 +25,7 @@
 //! - Idempotency tokens of EC2; user-data over 16 KiB; a security group that is in use; instance profiles
 //!   that other services do not know yet ([`Options::iam_delay`]); buckets that are asked for in another region.
 //! - Instances that end by themselves, the reasons that `DescribeInstances` then tells, and the state `shutting-down`.
-//! - Spot prices and EC2's service quotas.
+//! - Spot prices, EC2's service quotas, dry runs, and `iam:SimulatePrincipalPolicy` as far as policies are evaluated.
 //! - Faults on demand, and a note of every call.
 //!
 //! # Where it differs from AWS
@@ -265,6 +265,11 @@ impl Front {
         }
         drop(state);
         self.shared.wake.notify_one();
+    }
+
+    /// A bucket of that name belongs to another account, which lets nobody in.
+    pub fn squat(&self, bucket: &str) {
+        let _new = self.shared.lock().foreign.insert(bucket.to_owned());
     }
 
     /// Sets a spot price, in US dollars per hour; for all zones where none is given.

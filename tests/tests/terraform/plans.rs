@@ -188,6 +188,25 @@ fn a_name_that_another_task_has_is_refused_and_that_task_is_left_alone() -> Resu
 }
 
 #[test]
+fn a_failure_beside_another_task_of_that_name_does_not_make_it_ours() -> Result<()> {
+    let Some(world) = World::new()? else { return Ok(()) };
+    let task = world.rig.submit("theirs", "#!/bin/sh\nexec sleep 600\n", &[])?;
+    world.rig.wait_running(&task)?;
+    world.main(&quick("mine", "theirs"))?;
+    // The first thing that is done to a task that runs is to make oneself known to it.
+    let (key, away) = (world.rig.state().join("identity"), world.rig.state().join("away"));
+    std::fs::rename(&key, &away)?;
+    std::fs::write(&key, "in the way")?;
+    world.apply()?.code(1)?;
+    ensure!(world.listed()?.is_empty(), "a task of somebody else's is not ours to destroy");
+    std::fs::remove_file(&key)?;
+    std::fs::rename(&away, &key)?;
+    world.rig.wait_running(&task)?;
+    world.rig.run(["destroy", "theirs"])?.success()?;
+    world.nothing_left()
+}
+
+#[test]
 fn the_file_of_the_tutorial_plans() -> Result<()> {
     let Some(world) = World::new()? else { return Ok(()) };
     world.rig.file("src/x", "")?;

@@ -18,7 +18,10 @@ use super::{
     error::{failed, refused},
     image::{Arch, ImageError, ImageQuery, query},
 };
-use crate::cloud::{CloudError, CloudErrorKind, GroupSpec, Leftovers};
+use crate::{
+    cloud::{CloudError, CloudErrorKind, GroupSpec, Leftovers},
+    price,
+};
 
 /// Answers with the address that it sees.
 const ADDRESS_SERVICE: &str = "checkip.amazonaws.com";
@@ -265,7 +268,14 @@ fn usable(
         .filter_map(|kind| Some((kind.clone(), arch_of(kind)?)))
         .collect();
     let Some((_, arch)) = here.first() else {
-        let cause = format!("{region} has no {}: choose another machine or region", wanted.join(" and no "));
+        let elsewhere: BTreeSet<&str> =
+            wanted.iter().flat_map(|kind| price::aws::regions_of(kind)).filter(|r| *r != region).collect();
+        let elsewhere = elsewhere.into_iter().collect::<Vec<_>>().join(", ");
+        let elsewhere = if elsewhere.is_empty() { elsewhere } else { format!(", such as {elsewhere}") };
+        let cause = format!(
+            "{region} has no {}: choose another machine or region{elsewhere}",
+            wanted.join(" and no ")
+        );
         return Err(refused(operation, cause));
     };
     let types = here.iter().filter(|(_, a)| a == arch).map(|(kind, _)| kind.clone()).collect();

@@ -20,7 +20,10 @@ use super::{
     names::{DEADLINE_TAG, IAM_PATH, SCHEDULE, STORE_TAG, TASK_TAG},
     observe::{group_tag, is_over, tag, time},
 };
-use crate::cloud::{CloudError, Leftover, Leftovers, ResourceKind};
+use crate::{
+    cloud::{CloudError, Leftover, Leftovers, ResourceKind},
+    price,
+};
 
 /// Roles and profiles that are asked for at once.
 const LOOKS: usize = 8;
@@ -112,7 +115,12 @@ impl Clients {
             Some(thing)
         }));
         found.extend(instances.iter().filter(|i| !is_over(i)).filter_map(|i| {
-            marked(ResourceKind::Machine, i.instance_id(), here, i.launch_time(), of(i.tags()))
+            let mut thing =
+                marked(ResourceKind::Machine, i.instance_id(), here, i.launch_time(), of(i.tags()))?;
+            // What a spot machine costs changes with the market, which is not asked here.
+            let kind = i.instance_type().filter(|_| i.instance_lifecycle().is_none());
+            thing.usd_per_hour = kind.and_then(|kind| price::aws::on_demand(&self.region, kind.as_str()));
+            Some(thing)
         }));
         let there =
             volumes.iter().filter(|v| !matches!(v.state, Some(VolumeState::Deleted | VolumeState::Deleting)));

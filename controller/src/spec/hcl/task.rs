@@ -219,7 +219,7 @@ impl Reading {
             }
             seen.push(name);
             match name {
-                "storage" => self.storage(of, block, at),
+                "storage" => self.storage(of, block, at, warnings),
                 "timeouts" => self.timeouts(of, block),
                 "lifecycle" => self.lifecycle(of, block),
                 "dynamic" => {
@@ -347,7 +347,7 @@ impl Reading {
         }
     }
 
-    fn storage(&mut self, of: &mut Evaluator<'_>, block: &Block, header: Span) {
+    fn storage(&mut self, of: &mut Evaluator<'_>, block: &Block, header: Span, warnings: &mut Vec<String>) {
         let mut workdir = false;
         for structure in &block.body {
             let attribute = match structure {
@@ -380,8 +380,11 @@ impl Reading {
                     let of_strings = Type::Map(Box::new(Type::String));
                     let options = self.value_of(of, source, &of_strings);
                     if options.as_ref().and_then(Value::members).is_some_and(|options| !options.is_empty()) {
-                        let fault = Fault::at(source.span, "is not supported in this version");
-                        of.tell(fault.hint("use a container in the task's own region and account"));
+                        // As the provider has it.
+                        let place = of.texts.position(source.span);
+                        warnings.push(format!(
+                            "{place}: container_opts has no effect: the bucket's region and the credentials for it are taken from the environment, as by the cloud's own tools"
+                        ));
                     }
                 }
                 other => {

@@ -7,7 +7,7 @@ use tpi_proto::{id::TaskId, tfplugin5::Diagnostic};
 
 use super::{Left, Provider, adopt, identifier, limit};
 use crate::{
-    engine::{Engine, EngineError, Observer, Progress, SubmitOutcome, Submitted},
+    engine::{Engine, EngineError, Located, Observer, Progress, Step, SubmitOutcome, Submitted},
     spec::{Checked, identity::integration_run},
     terraform::{
         claims::{self, Claim},
@@ -26,11 +26,17 @@ const MAY_DIFFER: [&str; 3] = ["environment", "exclude", "output"];
 /// Writes down how far an operation has got.
 #[derive(Debug, Default)]
 pub(super) struct Noted {
+    created: AtomicBool,
     begun: AtomicBool,
 }
 
 impl Noted {
-    /// Whether anything of ours may be in the store.
+    /// Whether the record is one that this operation has made.
+    fn created(&self) -> bool {
+        self.created.load(Ordering::Acquire)
+    }
+
+    /// Whether anything was done, be it to a task that was there before.
     fn begun(&self) -> bool {
         self.begun.load(Ordering::Acquire)
     }
@@ -41,6 +47,9 @@ impl Observer for Noted {
         match event {
             Progress::Step { step } => {
                 self.begun.store(true, Ordering::Release);
+                if step == Step::Record {
+                    self.created.store(true, Ordering::Release);
+                }
                 tracing::info!(step = step.as_str(), "next");
             }
             Progress::SendPlan { plan } => tracing::info!(?plan, "sending"),
@@ -162,10 +171,14 @@ impl Provider {
         let noted = Noted::default();
         let ended = self.within(limit, engine.submit(&checked, &noted)).await;
         let next = "`terraform apply` goes on where this ended, `terraform destroy` removes what there is";
+        let ours = match &ended {
+            Ended::Done(_) => true,
+            Ended::Failed(_) | Ended::Stopped | Ended::Late(_) => is_ours(engine, &checked, &noted).await,
+        };
         let cut = |diagnostic: Diagnostic| {
             let mut private = Private::new(Some(checked.spec.cloud), None);
             private.unfinished = true;
-            if !noted.begun() {
+            if !ours {
                 return Left::nothing(vec![diagnostic]);
             }
             Left {
@@ -177,14 +190,14 @@ impl Provider {
         let submitted = match ended {
             Ended::Done(submitted) => submitted,
             Ended::Failed(error) => return cut(diagnostics::of_engine(&error, &[])),
-            Ended::Stopped if noted.begun() => {
+            Ended::Stopped if ours => {
                 return cut(diagnostics::warning(
                     format!("submitting the task {id} was interrupted"),
                     format!("hint: {next}"),
                 ));
             }
             Ended::Stopped => {
-                return cut(diagnostics::error("interrupted before anything was done", "", Vec::new()));
+                return cut(diagnostics::error("interrupted", "", Vec::new()));
             }
             Ended::Late(limit) => {
                 return cut(diagnostics::error(
@@ -317,6 +330,23 @@ impl Provider {
         }
         Left { object: Some(planned), private, diagnostics: Vec::new() }
     }
+}
+
+/// Whether what there is after a submission was cut off may be put into the state, from where it is destroyed one day:
+/// what this submission has made, or would have taken over. Never somebody else's task of the same name.
+async fn is_ours(engine: &Engine, checked: &Checked, noted: &Noted) -> bool {
+    if noted.created() || !noted.begun() {
+        return noted.created();
+    }
+    let Ok(Located { record: Some(record), .. }) = engine.locate(checked.id.as_str()).await else {
+        return false;
+    };
+    let mut spec = record.spec;
+    spec.name.clone_from(&checked.spec.name);
+    spec.environment.clone_from(&checked.spec.environment);
+    spec.storage.output.clone_from(&checked.spec.storage.output);
+    spec.storage.exclude.clone_from(&checked.spec.storage.exclude);
+    spec == checked.spec
 }
 
 /// A state: what was planned, with its identifier, and nothing left unknown.

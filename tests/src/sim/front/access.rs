@@ -235,7 +235,10 @@ impl Shared {
                     needs.push(tagged_iam(Need::new("iam:TagRole", arn), form));
                 }
             }
-            (None, None) => needs.push(Need::new(&action, form.get("PolicyArn").unwrap_or("*"))),
+            (None, None) => {
+                let about = form.get("PolicyArn").or_else(|| form.get("PolicySourceArn"));
+                needs.push(Need::new(&action, about.unwrap_or("*")));
+            }
         }
         if let ("AddRoleToInstanceProfile", Some(role)) = (asked.action.as_str(), role) {
             let arn = self.role_arn(role).await?;

@@ -13,12 +13,13 @@ use super::{
     identity::Principal,
     instances::EndedBy,
     model::{Call, Refused},
-    policy::{self, Need},
+    policy::{self, Denied, Need},
     refusal::{Refusal, code_in, query_answer, refuse, request_id},
     shared::Shared,
     xml::Element,
 };
 
+const IAM: &str = "https://iam.amazonaws.com/doc/2010-05-08/";
 const STS: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
 /// Most characters in all inline policies of a role, without white space.
 const INLINE_MAX: usize = 10_240;
@@ -91,7 +92,7 @@ impl Shared {
     /// Until the client is gone, which drops this.
     async fn hold(&self) {
         self.lock().held += 1;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn admit(
@@ -194,6 +195,7 @@ impl Shared {
         match asked.service.as_str() {
             "ec2" => self.ec2(request, asked).await,
             "autoscaling" => self.auto_scaling(asked).await,
+            "iam" if asked.action == "SimulatePrincipalPolicy" => self.simulate(asked).await,
             "iam" => self.iam(request, asked).await,
             "s3" => self.s3(request, asked, principal).await,
             "servicequotas" => Ok(self.service_quotas(asked)),
@@ -318,6 +320,60 @@ impl Shared {
         Ok(Ok(Answer::xml(answer.to_string())))
     }
 
+    /// What somebody's policies would say.
+    async fn simulate(&self, asked: &Asked) -> Result<Result<Answer, Refusal>> {
+        let form = &asked.form;
+        let source = form.text("PolicySourceArn");
+        let name = source.rsplit('/').next().unwrap_or_default().to_owned();
+        let principal = if source == Principal::Laptop.arn() {
+            Principal::Laptop
+        } else if source.contains(":role/") {
+            Principal::Role { role: name, session: String::new() }
+        } else {
+            return Ok(Err(Refusal::new(
+                404,
+                "NoSuchEntity",
+                format!("The entity {source} cannot be found."),
+            )));
+        };
+        let policies = self.policies_of(&principal).await?;
+        let resources = match form.values("ResourceArns") {
+            none if none.is_empty() => vec!["*".to_owned()],
+            resources => resources,
+        };
+        let mut results = Vec::new();
+        for action in form.values("ActionNames") {
+            for resource in &resources {
+                let mut need = Need::new(&action, resource);
+                for entry in form.list("ContextEntries") {
+                    for value in entry.values("ContextKeyValues") {
+                        need = need.with(entry.text("ContextKeyName"), value);
+                    }
+                }
+                let (decision, missing) = match &policies {
+                    None => ("allowed", Vec::new()),
+                    Some(policies) => match policy::decide(policies, &need) {
+                        Ok(()) => ("allowed", Vec::new()),
+                        Err(Denied::Implicitly) => ("implicitDeny", policy::missing(policies, &need)),
+                        Err(Denied::Explicitly) => ("explicitDeny", policy::missing(policies, &need)),
+                    },
+                };
+                let missing = missing.into_iter().map(|key| Element::text("member", key));
+                results.push(
+                    Element::new("member")
+                        .with(Element::text("EvalActionName", &action))
+                        .with(Element::text("EvalResourceName", resource))
+                        .with(Element::text("EvalDecision", decision))
+                        .with(Element::new("MatchedStatements"))
+                        .with(Element::new("MissingContextValues").with_all(missing)),
+                );
+            }
+        }
+        let results =
+            [Element::new("EvaluationResults").with_all(results), Element::text("IsTruncated", "false")];
+        Ok(Ok(query_answer(IAM, "SimulatePrincipalPolicy", results)))
+    }
+
     async fn iam(&self, request: &Request, asked: &Asked) -> Result<Result<Answer, Refusal>> {
         let form = &asked.form;
         if form.text("RoleName").len() > 64 || form.text("InstanceProfileName").len() > 128 {
@@ -364,6 +420,15 @@ impl Shared {
         let owner = request.header("x-amz-expected-bucket-owner");
         if owner.is_some_and(|owner| owner != ACCOUNT) {
             return Ok(Err(Refusal::new(403, "AccessDenied", "Access Denied")));
+        }
+        if self.lock().foreign.contains(&asked.bucket) {
+            return Ok(Err(if asked.action == "CreateBucket" {
+                let words = "The requested bucket name is not available. The bucket namespace is shared by all users of \
+                             the system. Please select a different name and try again.";
+                Refusal::new(409, "BucketAlreadyExists", words)
+            } else {
+                Refusal::new(403, "AccessDenied", "Access Denied")
+            }));
         }
         let region = self.lock().buckets.get(&asked.bucket).cloned();
         if let Some(region) = region

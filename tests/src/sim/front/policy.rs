@@ -127,6 +127,29 @@ pub(super) fn decide(policies: &[Value], need: &Need) -> Result<(), Denied> {
     if allowed { Ok(()) } else { Err(Denied::Implicitly) }
 }
 
+/// Condition keys that statements about it ask for and it does not have.
+pub(super) fn missing(policies: &[Value], need: &Need) -> Vec<String> {
+    let statements = policies.iter().flat_map(|policy| {
+        let statements = &policy["Statement"];
+        statements.as_array().map_or_else(|| vec![statements], |list| list.iter().collect())
+    });
+    let mut keys: Vec<String> = Vec::new();
+    for statement in statements {
+        let mut bare = statement.clone();
+        let Some(elements) = bare.as_object_mut() else { continue };
+        let Some(Value::Object(conditions)) = elements.remove("Condition") else { continue };
+        if fits(&bare, need) != Fit::Yes {
+            continue;
+        }
+        for key in conditions.values().filter_map(Value::as_object).flat_map(|keys| keys.keys()) {
+            if !need.context.contains_key(&key.to_lowercase()) && !keys.contains(key) {
+                keys.push(key.clone());
+            }
+        }
+    }
+    keys
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fit {
     Yes,
@@ -288,6 +311,16 @@ mod tests {
         let tags =
             |keys: &[&str]| keys.iter().fold(delete.clone(), |need, key| need.with("aws:TagKeys", *key));
         assert!(may(&keys, &tags(&["a", "b"])) && !may(&keys, &tags(&["a", "c"])) && may(&keys, &tags(&[])));
+    }
+
+    #[test]
+    fn what_a_condition_would_have_to_be_told() {
+        let when = json!({ "StringEquals": { "iam:PassedToService": "ec2.amazonaws.com" } });
+        let pass = json!({ "Effect": "Allow", "Action": "iam:PassRole", "Resource": "*", "Condition": when });
+        let need = Need::new("iam:PassRole", "arn:aws:iam::1:role/r");
+        assert_eq!(missing(&of(&pass), &need), ["iam:PassedToService"]);
+        assert!(missing(&of(&pass), &need.with("iam:PassedToService", "x")).is_empty());
+        assert!(missing(&of(&pass), &Need::new("iam:GetRole", "arn:aws:iam::1:role/r")).is_empty());
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub(super) struct State {
     pub(super) regions: BTreeSet<String>,
     /// Regions of buckets.
     pub(super) buckets: BTreeMap<String, String>,
+    /// Buckets that belong to somebody else.
+    pub(super) foreign: BTreeSet<String>,
     /// When IAM made what, by name.
     pub(super) made: BTreeMap<String, Timestamp>,
     /// Services whose own roles are there.
@@ -104,6 +106,7 @@ impl Shared {
             templates: BTreeMap::new(),
             regions: BTreeSet::new(),
             buckets: BTreeMap::new(),
+            foreign: BTreeSet::new(),
             made: BTreeMap::new(),
             linked: BTreeSet::new(),
             subnets: BTreeMap::new(),

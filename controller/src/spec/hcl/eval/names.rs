@@ -189,6 +189,7 @@ impl Evaluator<'_> {
     fn given(&mut self, name: &str) -> Evaluated {
         let Some(variable) = self.variables.get(name) else { return Err(Failure::Told) };
         let (of, span, nullable) = (variable.of.clone(), variable.span, variable.nullable);
+        let sensitive = variable.sensitive;
         let (given, default) = (variable.given.clone(), variable.default);
         let usable = given.filter(|given| given.value != Value::Null || nullable || default.is_none());
         if let Some(given) = usable {
@@ -212,6 +213,10 @@ impl Evaluator<'_> {
                 .into());
         };
         let value = self.with_scope(Scope::Values, |own| own.source(default))?;
+        if sensitive {
+            // What is told of it shows how it is written.
+            self.hide(&value);
+        }
         value.convert(&of).map_err(|why| {
             Fault::at(default.span, format!("is the default of variable {name:?}, and {why}")).into()
         })

@@ -48,7 +48,7 @@ fn every_mistake_of_a_resource_is_told_at_once() {
   storage {
     workdir = ["."]
     ouput   = "x"
-    container_opts = { region = "us-east-1" }
+    container_opts = ["us-east-1"]
   }
   storage {
     workdir = "."

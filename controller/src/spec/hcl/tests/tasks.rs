@@ -149,7 +149,7 @@ fn every_argument_and_its_default() {
             output         = "results"
             exclude        = [".dvc/cache", "- /secret/"]
             container      = "bucket/path"
-            container_opts = {{}}
+            container_opts = {{ region = "us-east-1" }}
             gitignore      = true
           }}
           timeouts {{

@@ -129,6 +129,9 @@ fn sensitive_values_are_in_no_message() {
     let main = "variable \"v\" {\n  type = number\n  sensitive = true\n}";
     let errors = read(main, vec![var("v", "hunter2")]).expect_err("no number");
     assert!(!format!("{errors}{errors:?}").contains("hunter2"), "{errors}");
+    let main = "variable \"v\" {\n  type = number\n  default = \"hunter2\"\n  sensitive = true\n}";
+    let errors = read(main, vec![]).expect_err("no number");
+    assert!(!format!("{errors}{errors:?}").contains("hunter2"), "{errors}");
     let main = "variable \"v\" {\n  sensitive = true\n}";
     let folder = folder(&[(
         "main.tf",
