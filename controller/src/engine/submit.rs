@@ -6,17 +6,15 @@
 //! else may have written it: as long as it is ours alone, each step swaps it for the next version.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, OnceCell};
-use tpi_proto::spec::{StorageSpec, TaskSpec};
+use tpi_proto::spec::StorageSpec;
 use tpi_store::{
     Store, StoreErrorKind, Version,
     layout::TaskKeys,
@@ -26,6 +24,9 @@ use tpi_store::{
 };
 use url::Url;
 
+mod differences;
+
+use self::differences::{differing_fields, same_name};
 use super::{
     Engine, EngineError, ErrorKind, Observer, Progress, REPORT_VERSION, Step, SubmitOutcome, Submitted,
     Transfer,
@@ -614,40 +615,6 @@ pub(super) fn rules(exclude: &[String], gitignore: bool) -> Result<Rules, Engine
     })
 }
 
-/// Whether two names are the same but for what an identifier never shows.
-fn same_name(one: &str, other: &str) -> bool {
-    let words = |name: &str| {
-        name.to_lowercase()
-            .split(|c: char| !c.is_ascii_alphanumeric())
-            .filter(|w| !w.is_empty())
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-    };
-    // An identifier given as the name names whatever task has it.
-    one == other || words(one) == words(other) || other.parse::<tpi_proto::id::TaskId>().is_ok()
-}
-
-/// Names of the fields in which two requests differ, in alphabetical order, as [`spec::Field`](crate::spec::Field)
-/// writes them. What the record keeps is compared, so no field can be forgotten here.
-fn differing_fields(one: &TaskSpec, other: &TaskSpec) -> Result<Vec<String>, serde_json::Error> {
-    let fields = |spec: &TaskSpec| -> Result<BTreeMap<String, Value>, serde_json::Error> {
-        let TaskSpec { storage, .. } = spec;
-        let (whole, storage) = (serde_json::to_value(spec)?, serde_json::to_value(storage)?);
-        let outer = whole.as_object().into_iter().flatten().map(|(name, value)| {
-            // Users give durations; how they are counted is the record's affair.
-            (name.strip_suffix("_seconds").unwrap_or(name).to_owned(), value.clone())
-        });
-        let inner = storage.as_object().into_iter().flatten().map(|(name, value)| {
-            let name = if name == "container" { "storage_container" } else { name };
-            (name.to_owned(), value.clone())
-        });
-        Ok(outer.filter(|(name, _)| name != "storage" && name != "name").chain(inner).collect())
-    };
-    let (one, other) = (fields(one)?, fields(other)?);
-    let names: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
-    Ok(names.into_iter().filter(|name| one.get(*name) != other.get(*name)).cloned().collect())
-}
-
 /// As given, else `$TPI_AGENT`, else `tpi-agent` beside this program.
 fn find_agent(given: Option<&Path>) -> Result<PathBuf, EngineError> {
     let missing = |path: &Path| {
@@ -679,40 +646,5 @@ fn hash(path: &Path) -> io::Result<(String, u64)> {
         };
         hash.update(piece);
         size += u64::try_from(n).unwrap_or(0);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_differ_by_the_names_that_users_know() {
-        let spec: TaskSpec = serde_json::from_value(serde_json::json!({
-            "name": "x", "cloud": "local", "region": "us-west", "machine": "m", "image": "ubuntu",
-            "spot": {"kind": "on_demand"}, "parallelism": 1, "timeout_seconds": 3600, "grace_seconds": 5,
-            "script": "#!/bin/sh\n", "storage": {}
-        }))
-        .expect("a specification");
-        let storage =
-            StorageSpec { container: Some("b".to_owned()), gitignore: true, ..spec.storage.clone() };
-        let other = TaskSpec {
-            name: "X".to_owned(),
-            timeout_seconds: 1,
-            grace_seconds: 1,
-            container: Some("c".to_owned()),
-            storage,
-            ..spec.clone()
-        };
-        let differs = differing_fields(&spec, &other).expect("compares");
-        assert_eq!(differs, ["container", "gitignore", "grace", "storage_container", "timeout"]);
-        assert_eq!(differing_fields(&spec, &spec).expect("compares"), Vec::<String>::new());
-    }
-
-    #[test]
-    fn names_that_only_look_different_are_the_same() {
-        assert!(same_name("Hello, World!", "hello-world"));
-        assert!(!same_name("a-very-long-name-that-is-cut-off-1", "a-very-long-name-that-is-cut-off-2"));
-        assert!(same_name("x", "tpi-test-3z4xlzwq-3u0vweb4"));
     }
 }
