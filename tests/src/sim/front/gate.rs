@@ -449,7 +449,8 @@ impl Shared {
                     state.buckets.entry(asked.bucket.clone()).or_insert_with(|| asked.region.clone());
             }
             "DeleteBucket" if answer.status.is_success() => drop(self.lock().buckets.remove(&asked.bucket)),
-            // Who may not list is not told what is absent.
+            // Who may not list is not told what is absent. It is kept as a call that failed, not among those that were
+            // refused: nothing was there to be kept from anybody, and machines are made to ask like this.
             "GetObject" if answer.status == StatusCode::NOT_FOUND && request.method != Method::PUT => {
                 let list = Need::new("s3:ListBucket", format!("arn:aws:s3:::{}", asked.bucket));
                 let policies = self.policies_of(principal).await?;
@@ -460,7 +461,6 @@ impl Shared {
                         principal.arn(),
                         list.resource
                     );
-                    self.note(principal.name(), list.action, list.resource, &words);
                     return Ok(Err(Refusal::new(403, "AccessDenied", words)));
                 }
             }
