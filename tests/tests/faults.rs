@@ -135,36 +135,26 @@ fn a_killed_group_is_started_again_by_the_next_command() -> Result<()> {
     rig.wait_empty()
 }
 
-/// Runs a command again and again with each step's name until no step stops it, then once more.
-fn at_every_step(rig: &Rig, steps: &[Step], arguments: &[&str]) -> Result<()> {
-    let points = stop_points(steps);
-    let mut stopped = Vec::new();
-    for step in &points {
-        let mut command = rig.command(arguments);
-        command.env("__TPI_TEST_STOP_AT", step);
-        let done = tpi_tests::Running::spawn(command)?.wait()?;
-        if done.status.code().is_none() {
-            stopped.push(step);
-        }
-    }
-    // Steps that were carried out already are skipped, and their points are not reached again.
-    ensure!(stopped.len() * 2 > points.len(), "only {stopped:?} of {points:?} stopped it");
-    Ok(())
-}
-
 #[test]
 fn a_submit_killed_at_every_step_finishes_when_run_again() -> Result<()> {
-    let rig = Rig::new()?;
-    rig.file("data", "payload")?;
-    rig.file("s.sh", "#!/bin/sh\ncat data\nmkdir results; cp data results/\n")?;
     let arguments =
         ["submit", "--name", "steps", "--workdir", ".", "--results", "results", "--script", "s.sh"];
-    at_every_step(&rig, &Step::SUBMIT, &arguments)?;
-    let done = rig.run(arguments)?.success()?;
-    ensure!(done.stdout == b"payload", "{}", done.description());
-    let task = TaskId::deterministic("steps")?;
-    ensure!(rig.slot(&task, 0).is_some_and(|s| s.attempt == Attempt(1)), "the script ran once");
-    rig.wait_empty()
+    for point in stop_points(&Step::SUBMIT) {
+        // What is done at once is done whole by the time of the first kill, so each point has a task of its own.
+        let rig = Rig::new()?;
+        rig.file("data", "payload")?;
+        rig.file("s.sh", "#!/bin/sh\ncat data\nmkdir results; cp data results/\n")?;
+        let mut command = rig.command(arguments);
+        command.env("__TPI_TEST_STOP_AT", &point);
+        let killed = tpi_tests::Running::spawn(command)?.wait()?;
+        ensure!(killed.status.code().is_none(), "{point} did not stop it: {}", killed.description());
+        let done = rig.run(arguments)?.success().with_context(|| point.clone())?;
+        ensure!(done.stdout == b"payload", "{point}: {}", done.description());
+        let task = TaskId::deterministic("steps")?;
+        ensure!(rig.slot(&task, 0).is_some_and(|s| s.attempt == Attempt(1)), "{point}: the script ran once");
+        rig.wait_empty().with_context(|| point.clone())?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -231,6 +231,7 @@ pub fn caller(partition: &str) -> Value {
                     "iam:DeleteRolePolicy",
                     "iam:GetInstanceProfile",
                     "iam:GetRole",
+                    "iam:ListRolePolicies",
                     "iam:RemoveRoleFromInstanceProfile",
                 ],
                 "Resource": [

@@ -206,12 +206,13 @@ impl Shared {
     async fn of_iam(&self, asked: &Asked) -> Result<Vec<Need>> {
         let form = &asked.form;
         let action = format!("iam:{}", asked.action);
-        if asked.action.starts_with("List") {
+        let profile = form.get("InstanceProfileName");
+        let role = form.get("RoleName");
+        // What is of one role is about that role.
+        if asked.action.starts_with("List") && role.is_none() && profile.is_none() {
             return Ok(vec![Need::new(action, "*")]);
         }
         let path = form.get("Path").unwrap_or("/");
-        let profile = form.get("InstanceProfileName");
-        let role = form.get("RoleName");
         let mut needs = Vec::new();
         match (profile, role) {
             (Some(profile), _) => {
