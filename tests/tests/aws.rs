@@ -1,5 +1,8 @@
 //! The main job on the simulated AWS, with machines that boot: the real controller, the real user-data, the real agent.
 
+#[path = "aws/faults.rs"]
+mod faults;
+
 use anyhow::{Context as _, Result, ensure};
 use jiff::SignedDuration;
 use tpi_tests::{

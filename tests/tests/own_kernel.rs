@@ -8,7 +8,6 @@ use tpi_tests::sim::{
 };
 
 #[test]
-#[expect(clippy::print_stdout, reason = "says what is skipped, and what was seen")]
 fn a_machine_with_its_own_kernel_does_the_job() -> Result<()> {
     let Some(parts) = Parts::of_environment() else {
         println!("SKIPPED: no TPI_TEST_KERNEL_MACHINE (cargo xtask test --slow makes one)");

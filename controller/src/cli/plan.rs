@@ -256,7 +256,7 @@ mod tests {
                   2 × …
 
         MACHINE      ZONES                   PER HOUR   FROM
-        m5.2xlarge   us-west-1a, us-west-1b  $0.4480    list of 2026-09-06
+        m5.2xlarge   us-west-1a, us-west-1b  $0.4480    list of 2025-03-02
         x9.huge      us-west-1b              not known  -
         m6i.2xlarge  us-west-1a              $0.2000    spot market since 2026-11-23 20:00:00Z
         without m7a.2xlarge: us-west-1 does not have it
