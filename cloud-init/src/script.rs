@@ -67,20 +67,28 @@ fn install(bootstrap: &Bootstrap) -> String {
     )
 }
 
-/// Each `@NAME@` is replaced once, in the order in which they are found, so no value is read as a template.
+/// Each `@NAME@` of a name that has a value is replaced, in the order in which they are found, so no value is read as a
+/// template; any other `@` stays.
 fn fill(template: &str, values: &[(&str, &str)]) -> String {
     let mut filled = String::with_capacity(template.len());
-    let mut parts = template.split('@');
-    filled.extend(parts.next());
-    let mut open = false;
-    for part in parts {
-        open = !open;
-        match values.iter().find(|(name, _)| open && *name == part) {
-            Some((_, value)) => filled.push_str(value),
-            // After a value.
-            None => filled.push_str(part),
-        }
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once('@') {
+        filled.push_str(before);
+        let found = values
+            .iter()
+            .find_map(|(name, value)| Some((value, after.strip_prefix(name)?.strip_prefix('@')?)));
+        rest = match found {
+            Some((value, behind)) => {
+                filled.push_str(value);
+                behind
+            }
+            None => {
+                filled.push('@');
+                after
+            }
+        };
     }
+    filled.push_str(rest);
     filled
 }
 
@@ -127,5 +135,11 @@ mod tests {
     #[test]
     fn blocks_keep_their_lines() {
         assert_eq!(item("a\n\n  b\n"), "  - |\n    a\n\n      b\n");
+    }
+
+    #[test]
+    fn only_names_with_values_are_replaced() {
+        let values = [("NAME", "a@NAME@b"), ("OTHER", "c")];
+        assert_eq!(fill(r#"x @NAME@ "$@" @OTHER@ @no@ y@"#, &values), r#"x a@NAME@b "$@" c @no@ y@"#);
     }
 }
